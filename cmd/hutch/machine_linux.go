@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync/atomic"
+
+	"github.com/hutch-sh/hutch"
+	"github.com/hutch-sh/hutch/cli"
+	"github.com/hutch-sh/hutch/cluster"
+	"github.com/hutch-sh/hutch/control/lifecycle"
+	"github.com/hutch-sh/hutch/control/store"
+	"github.com/hutch-sh/hutch/gateway"
+	"github.com/hutch-sh/hutch/host"
+	"github.com/hutch-sh/hutch/host/driver/gvisor"
+	"github.com/hutch-sh/hutch/host/image"
+	"github.com/hutch-sh/hutch/host/network"
+)
+
+// soloHost is the id of the one host of a server that is its own cluster.
+const soloHost hutch.HostID = "local"
+
+// A machine is the control plane and the host of one data directory, without
+// the listener: what serving and killing offline have in common.
+type machine struct {
+	data      dataDir
+	db        *store.DB
+	driver    *gvisor.Driver
+	network   *network.Net
+	host      *host.Host
+	manager   *lifecycle.Manager
+	templates int // how many are ready
+
+	cut   atomic.Pointer[gateway.Gateway] // told of every end, once there is one
+	close func()
+}
+
+// openMachine opens everything below the listener, adopting the sandboxes of an
+// earlier run. The caller holds the lock and calls close.
+func openMachine(ctx context.Context, data dataDir, cfg cli.Serve, log *slog.Logger) (_ *machine, err error) {
+	m := &machine{data: data}
+	var closers []func() error
+	m.close = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			if err := closers[i](); err != nil {
+				log.Error("not closed", "err", err)
+			}
+		}
+	}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	if m.db, err = data.openStore(ctx); err != nil {
+		return nil, err
+	}
+	closers = append(closers, m.db.Close)
+	tokenKey, err := data.signingKey("token")
+	if err != nil {
+		return nil, err
+	}
+	solo := &cluster.Solo{ID: soloHost}
+	m.manager = lifecycle.New(lifecycle.Config{
+		Store: m.db, Hosts: solo, Host: soloHost, TokenKey: tokenKey,
+		MaxSandboxes: cfg.MaxSandboxes, MaxTimeout: cfg.MaxTimeout, Grace: cfg.DeleteGrace,
+		OnEnd: m.onEnd, Log: log,
+	})
+	if err := m.openHost(ctx, cfg, log, &closers); err != nil {
+		return nil, err
+	}
+	solo.Local = m.host
+	return m, nil
+}
+
+func (m *machine) openHost(ctx context.Context, cfg cli.Serve, log *slog.Logger, closers *[]func() error) error {
+	tag, err := m.data.tag()
+	if err != nil {
+		return err
+	}
+	runsc, agent, err := m.data.programs()
+	if err != nil {
+		return err
+	}
+	hostKey, err := m.data.signingKey("host")
+	if err != nil {
+		return err
+	}
+	extraCA, err := readIfNamed(cfg.ExtraCA)
+	if err != nil {
+		return err
+	}
+	images, err := image.Open(m.data.path("images"), image.Options{ExtraCA: cfg.ExtraCA, Log: log})
+	if err != nil {
+		return err
+	}
+	if m.templates, err = registerAll(ctx, m.db, images); err != nil {
+		return err
+	}
+	if m.network, err = network.Open(ctx, network.Config{Tag: tag, Dir: m.data.path("network"), Allow: cfg.AllowCIDR, Log: log}); err != nil {
+		return err
+	}
+	*closers = append(*closers, m.network.Close)
+	if m.driver, err = gvisor.New(gvisor.Config{Runsc: runsc, Tag: tag}); err != nil {
+		return err
+	}
+	*closers = append(*closers, m.driver.Close)
+	news := context.WithoutCancel(ctx)
+	m.host, err = host.Open(ctx, host.Config{
+		ID: soloHost, Dir: m.data.path("host"), Driver: m.driver, Network: m.network, Images: images,
+		Guest: host.NewAgent(hostKey), Key: hostKey, Agent: agent, ExtraCA: extraCA,
+		News: func(f hutch.Fact) { m.manager.News(news, f) }, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	*closers = append(*closers, func() error { m.host.Close(); return nil })
+	return nil
+}
+
+// adopt tells the manager what the host holds.
+func (m *machine) adopt(ctx context.Context) error {
+	inventory, err := m.host.Inventory(ctx)
+	if err != nil {
+		return err
+	}
+	return m.manager.Adopt(ctx, soloHost, inventory)
+}
+
+// run does the housekeeping until stop is called; stop waits for it.
+func (m *machine) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.manager.Run(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// onEnd cuts a sandbox that is ending off from its users.
+func (m *machine) onEnd(id hutch.SandboxID) {
+	if gw := m.cut.Load(); gw != nil {
+		gw.Cut(id)
+	}
+}
+
+// living counts the sandboxes that are there.
+func (m *machine) living() (int, error) {
+	live, err := m.db.Live(context.Background(), soloHost)
+	n := 0
+	for _, sb := range live {
+		if sb.Alive() {
+			n++
+		}
+	}
+	return n, err
+}
+
+func readIfNamed(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(file)
+	return string(data), err
+}
+
+// Route implements [gateway.Routes].
+func (r routes) Route(ctx context.Context, id hutch.SandboxID) (netip.Addr, error) {
+	return r.Manager.Route(ctx, id)
+}
+
+// killOffline ends sandboxes of a data directory that no server is using.
+func killOffline(ctx context.Context, dir string, ids []string, report func(id string, err error)) error {
+	data, err := openData(dir)
+	if err != nil {
+		return err
+	}
+	lock, err := data.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	log := slog.New(slog.DiscardHandler)
+	m, err := openMachine(ctx, data, cli.Serve{}, log)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	if err := m.adopt(ctx); err != nil {
+		return err
+	}
+	stop := m.run() // ends orphans, and what is slow to die
+	defer stop()
+	if len(ids) == 0 {
+		results := make(chan error, 1)
+		results <- nil // one report at a time
+		err := m.manager.KillAll(ctx, hutch.ByDrain, func(id hutch.SandboxID, err error) {
+			e := <-results
+			report(string(id), err)
+			results <- e
+		})
+		return err
+	}
+	for _, id := range ids {
+		report(id, m.killOne(ctx, hutch.SandboxID(id)))
+	}
+	return nil
+}
+
+func (m *machine) killOne(ctx context.Context, id hutch.SandboxID) error {
+	if !id.Valid() {
+		return &hutch.Error{Kind: hutch.NotFound, Msg: fmt.Sprintf("%q is not a sandbox id", id)}
+	}
+	sb, err := m.db.Find(ctx, id)
+	if err != nil {
+		return err
+	}
+	return m.manager.Kill(ctx, sb.Org, id)
+}
+
+var errNoTemplates = errors.New("no templates are prepared yet: run `hutch template prepare`")

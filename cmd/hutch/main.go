@@ -1,0 +1,20 @@
+// Hutch is the sandbox cloud in one program: the command line everywhere, and
+// on Linux the server with everything it needs inside.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/hutch-sh/hutch/cli"
+)
+
+// Stamped by the build.
+var (
+	version = "dev"
+	commit  = "unknown"
+)
+
+func main() {
+	os.Exit(cli.Main(context.Background(), os.Args[1:], deps()))
+}

@@ -1,0 +1,158 @@
+package host
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/hutch-sh/hutch"
+	"github.com/hutch-sh/hutch/host/driver"
+)
+
+// recover joins the journal with what the kernel shows. Sandboxes that live are
+// adopted; everything else, known or not, is being given back when it returns.
+func (h *Host) recover() error {
+	records, broken, err := h.journal.read()
+	if err != nil {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	cells, err := h.cfg.Driver.List()
+	if err != nil {
+		return err
+	}
+	slots, err := h.cfg.Network.Found()
+	if err != nil {
+		return err
+	}
+	known, inUse := map[hutch.SandboxID]bool{}, map[int]bool{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range records {
+		known[r.ID] = true
+		if r.Slot >= 0 {
+			if err := h.cfg.Network.Adopt(r.ID, r.Slot); err != nil {
+				return err
+			}
+			inUse[r.Slot] = true
+		}
+		h.adoptLocked(r, boot)
+	}
+	for _, path := range broken {
+		h.clear("unfinished record", func() error { return os.RemoveAll(path) })
+	}
+	for _, id := range cells {
+		if !known[id] {
+			h.tombs[id] = time.Now()
+			h.clear("cell that no record names", func() error { return h.destroyCell(id) })
+		}
+	}
+	for _, slot := range slots {
+		if !inUse[slot] {
+			if err := h.cfg.Network.Adopt("", slot); err != nil {
+				return err
+			}
+			h.clear("network that no record names", func() error {
+				if err := h.cfg.Network.Detach(slot); err != nil {
+					return err
+				}
+				h.cfg.Network.Free(slot)
+				return nil
+			})
+		}
+	}
+	return nil
+}
+
+// adoptLocked makes a keeper for a record of an earlier run. What is not alive
+// as it should be is given back by its keeper at once.
+func (h *Host) adoptLocked(r record, boot string) {
+	k := newKeeper(h, r)
+	k.why = r.Why
+	if r.Slot >= 0 {
+		slot := r.Slot
+		k.link = h.cfg.Network.Plan(slot)
+		k.back("slot", func() error { h.cfg.Network.Free(slot); k.rec.Slot = -1; return nil })
+		k.back("network", func() error { return h.cfg.Network.Detach(slot) })
+	}
+	c, err := h.cfg.Driver.Recover(r.ID)
+	switch {
+	case err == nil:
+		k.back("cell", destroying(c))
+		k.observe(c) // a dead one is news at once
+	case hutch.KindOf(err) != hutch.NotFound:
+		h.cfg.Log.Error("cell not recovered", "sandbox", r.ID, "err", err)
+		id := r.ID
+		k.back("cell", func() error { return h.destroyCell(id) })
+	}
+	alive := err == nil && r.Boot == boot && (r.Is == hutch.Running || r.Is == hutch.Paused)
+	switch {
+	case r.Want == hutch.Gone, r.Is == hutch.Creating:
+		// A kill or a making that was cut off.
+		k.is = hutch.Failed
+		k.again.now()
+		if k.why == "" {
+			k.why = hutch.ByFailure
+		}
+	case r.Is == hutch.Stopped:
+		// What is left of its running self, if anything, is given back; a
+		// stop that was cut off before its record is a crash of a running one.
+		if err := k.lower(hutch.Stopped); err != nil {
+			h.cfg.Log.Error("stopped sandbox not cleared away", "sandbox", r.ID, "err", err)
+		}
+	case !alive:
+		k.is = hutch.Failed
+		k.again.now()
+		k.why = hutch.ByCrash
+		if r.Boot != boot {
+			k.why = hutch.ByHostLoss
+		}
+	}
+	k.publish(nil)
+	h.keepers[r.ID] = k
+	h.work.Go(k.run)
+}
+
+// clear gives something back in the background, trying until it is done.
+func (h *Host) clear(what string, f func() error) {
+	h.work.Go(func() {
+		var b backoff
+		for {
+			err := f()
+			if err == nil {
+				return
+			}
+			h.cfg.Log.Error("not cleared away yet", "what", what, "err", err)
+			b.next()
+			select {
+			case <-b.due():
+			case <-h.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// destroyCell removes whatever is left of a cell that nobody keeps.
+func (h *Host) destroyCell(id hutch.SandboxID) error {
+	c, err := h.cfg.Driver.Recover(id)
+	if hutch.KindOf(err) == hutch.NotFound && err != nil {
+		return nil
+	}
+	if err != nil {
+		return errors.Join(errors.New(string(id)), err)
+	}
+	return destroying(c)()
+}
+
+// agentArgs is the first process of every sandbox: the agent's init, which
+// knows one thing, whom to believe.
+func (h *Host) agentArgs() []string {
+	pub := h.cfg.Key.Public().(ed25519.PublicKey)
+	return []string{driver.AgentMount + "/hutch-agent", "init", "--host-key", base64.RawURLEncoding.EncodeToString(pub)}
+}
