@@ -67,7 +67,7 @@ func showReport(d Deps, r doctor.Report) {
 	for _, f := range r.Findings {
 		counts[f.Level]++
 		mark := string(f.Level) + strings.Repeat(" ", 4-len(f.Level))
-		if terminal(d.Stdout) {
+		if colored(d.Stdout) {
 			mark = "\x1b[" + colors[f.Level] + "m" + mark + "\x1b[0m"
 		}
 		printf(d.Stdout, "%s  %s: %s\n", mark, f.Name, f.Found)

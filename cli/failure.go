@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 
 	"charm.land/fang/v2"
@@ -115,28 +116,23 @@ func advice(err error) string {
 	return ""
 }
 
-// showError writes err for a person: what happened, then what to do next.
-func showError(w io.Writer, styles fang.Styles, err error) {
-	if errors.Is(err, context.Canceled) && ExitCode(err) == ExitInterrupted {
-		line(w, "interrupted")
-		return
-	}
-	what := "Error: " + strings.TrimSpace(err.Error())
-	next := advice(err)
-	if !terminal(w) {
-		line(w, what)
-		if next != "" {
-			line(w, "Next: "+next)
+// showError returns what writes an error to w for a person: what happened, then
+// what to do next.
+func showError(w io.Writer) fang.ErrorHandler {
+	return func(_ io.Writer, _ fang.Styles, err error) {
+		if errors.Is(err, context.Canceled) && ExitCode(err) == ExitInterrupted {
+			line(w, "interrupted")
+			return
 		}
-		return
+		head, tail := "Error:", "Next:"
+		if colored(w) {
+			head, tail = "\x1b[1;31m"+head+"\x1b[0m", "\x1b[1m"+tail+"\x1b[0m"
+		}
+		line(w, head+" "+strings.TrimSpace(err.Error()))
+		if next := advice(err); next != "" {
+			line(w, tail+" "+next)
+		}
 	}
-	line(w, styles.ErrorHeader.String())
-	line(w, styles.ErrorText.UnsetTransform().Render(strings.TrimPrefix(what, "Error: ")))
-	if next != "" {
-		line(w, "")
-		line(w, styles.ErrorText.UnsetTransform().Render(next))
-	}
-	line(w, "")
 }
 
 // terminal reports whether w is one.
@@ -144,6 +140,9 @@ func terminal(w io.Writer) bool {
 	f, ok := w.(interface{ Fd() uintptr })
 	return ok && isatty.IsTerminal(f.Fd())
 }
+
+// colored reports whether w is a terminal whose user wants colors.
+func colored(w io.Writer) bool { return terminal(w) && os.Getenv("NO_COLOR") == "" }
 
 // line writes a line that nobody can help if it does not arrive.
 func line(w io.Writer, s string) { _, _ = fmt.Fprintln(w, s) }

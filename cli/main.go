@@ -32,7 +32,7 @@ func Main(ctx context.Context, args []string, d Deps) int {
 	err := fang.Execute(ctx, root,
 		fang.WithVersion(d.Version), fang.WithCommit(d.Commit),
 		fang.WithColorSchemeFunc(fang.AnsiColorScheme),
-		fang.WithErrorHandler(showError))
+		fang.WithErrorHandler(showError(d.Stderr)))
 	return ExitCode(err)
 }
 

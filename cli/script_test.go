@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs testdata/script. A fake API answers on $URL and
-// nothing on $DEAD; "announce DIR URL KEY" leaves a server.json as a server does.
+// nothing on $DEAD; "announce DIR URL KEY [SOCKET]" leaves a server.json as a server does.
 func TestScripts(t *testing.T) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the fake API's log of its refusals
 	testscript.Run(t, testscript.Params{
@@ -55,11 +56,22 @@ func TestScripts(t *testing.T) {
 				env.Setenv(name, value)
 			}
 			env.Values["api"] = a
+			socket, err := net.Listen("unix", filepath.Join(env.WorkDir, "socket"))
+			if err != nil {
+				return err
+			}
+			inner := &httptest.Server{Listener: socket, Config: &http.Server{Handler: a}}
+			inner.Start()
+			env.Defer(inner.Close)
 			return os.Mkdir(filepath.Join(env.WorkDir, "data"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"announce": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Check(cli.WriteServerFile(ts.MkAbs(args[0]), cli.ServerFile{URL: args[1], AdminKey: args[2], PID: 4242, Version: "v1"}))
+				f := cli.ServerFile{URL: args[1], AdminKey: args[2], PID: 4242, Version: "v1"}
+				if len(args) > 3 {
+					f.Socket = ts.MkAbs(args[3])
+				}
+				ts.Check(cli.WriteServerFile(ts.MkAbs(args[0]), f))
 			},
 			"alive": func(ts *testscript.TestScript, _ bool, args []string) {
 				got := ts.Value("api").(*fakeAPI).alive()

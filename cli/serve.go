@@ -31,7 +31,7 @@ type Serve struct {
 	ExtraCA         string           // file with PEM certificates that sandboxes trust too; "": none
 	PrivatePreviews bool
 
-	MaxSandboxes      int // 0: no limit
+	MaxSandboxes      int // 0: as many as the memory suggests
 	MaxTimeout        time.Duration
 	DeleteGrace       time.Duration
 	CreatesPerMinute  int
@@ -101,7 +101,7 @@ hutch serve --allow-cidr 10.20.0.0/16`,
 	f.StringSliceVar(&dns, "dns", nil, "name server for sandboxes (default: those of this machine); repeat or separate by commas")
 	f.StringVar(&cfg.ExtraCA, "extra-ca", "", "file with certificates that sandboxes trust beside their own")
 	f.BoolVar(&cfg.PrivatePreviews, "private-previews", false, "ports of sandboxes need the sandbox's token unless a create says otherwise")
-	f.IntVar(&cfg.MaxSandboxes, "max-sandboxes", 0, "how many sandboxes may live at once; 0: no limit")
+	f.IntVar(&cfg.MaxSandboxes, "max-sandboxes", 0, "how many sandboxes may live at once; 0: one for each 96 MiB of memory")
 	f.DurationVar(&cfg.MaxTimeout, "max-timeout", 0, "longest life a sandbox may have; 0: no limit")
 	f.DurationVar(&cfg.DeleteGrace, "delete-grace", 2*time.Second, "how long processes may take to end on delete; kill never waits")
 	f.IntVar(&cfg.CreatesPerMinute, "creates-per-minute", 600, "sandboxes one key may make in a minute")

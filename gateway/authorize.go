@@ -105,7 +105,7 @@ func (g *Gateway) credentials(h http.Header) []credential {
 	for _, v := range h.Values("Authorization") {
 		c := credential{value: v}
 		if c.token, c.shaped = sandboxToken(v); c.shaped {
-			c.claims, c.err = token.Verify(g.cfg.TokenKey, c.token, g.now())
+			c.claims, c.err = g.tokens.claims(c.token, g.now())
 		}
 		out = append(out, c)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -207,5 +208,40 @@ func TestHostsAreChecked(t *testing.T) {
 				t.Errorf("%s%s: %d, want %d", host, path, got.status, want)
 			}
 		}
+	}
+}
+
+// A token that is remembered as good still expires.
+func TestRememberedTokensExpire(t *testing.T) {
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	w := newWorld(t, func(c *Config) { c.Now = func() time.Time { return time.Unix(0, now.Load()) } })
+	a := w.newGuest()
+	a.serve(hutch.AgentPort, &recorder{name: "agent"})
+	tok := mint(a.id, time.Hour)
+	for _, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 200}, {0, 200}, {time.Hour - time.Second, 200}, {2 * time.Hour, 401}, {-48 * time.Hour, 401}, {0, 200}} {
+		now.Store(time.Now().Add(c.after).UnixNano())
+		if got := w.do("GET", "", "/env", nil, "Authorization", "Bearer "+tok); got.status != c.want {
+			t.Errorf("after %v: %d, want %d", c.after, got.status, c.want)
+		}
+	}
+	for range maxVerified + 10 {
+		w.g.tokens.mu.Lock()
+		w.g.tokens.good[string(hutch.NewSandboxID())] = token.Claims{}
+		full := len(w.g.tokens.good) >= maxVerified
+		w.g.tokens.mu.Unlock()
+		if full {
+			break
+		}
+	}
+	now.Store(time.Now().UnixNano())
+	w.do("GET", "", "/env", nil, "Authorization", "Bearer "+mint(a.id, time.Minute))
+	w.g.tokens.mu.Lock()
+	defer w.g.tokens.mu.Unlock()
+	if n := len(w.g.tokens.good); n > maxVerified {
+		t.Errorf("%d tokens are remembered", n)
 	}
 }

@@ -71,21 +71,20 @@ func TestGuestsThatFail(t *testing.T) {
 	}
 	w := newWorld(t)
 	for _, c := range []struct {
-		name             string
-		do               func(net.Conn) // nil: nothing listens
-		get, post        string         // status and code of the agent
-		preview          string
-		okBody           string
-		skipAgentPreview bool
+		name      string
+		do        func(net.Conn) // nil: nothing listens
+		get, post string         // status and code of the agent
+		preview   string
+		okBody    string
 	}{
-		{"nothing listens", nil, "503 AGENT_UNREACHABLE", "503 AGENT_UNREACHABLE", "502 PORT_NOT_LISTENING", "", false},
-		{"closes at once", func(net.Conn) {}, "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"closes after the request", answer(""), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"half a head", answer("HTTP/1.1 200 OK\r\nX-"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"not HTTP", answer("SSH-2.0-OpenSSH_9\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"head too large", answer("HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", maxHeaderBytes+10000) + "\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"protocol changed unasked", answer("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"two lengths", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
+		{"nothing listens", nil, "503 AGENT_UNREACHABLE", "503 AGENT_UNREACHABLE", "502 PORT_NOT_LISTENING", ""},
+		{"closes at once", func(net.Conn) {}, "503 AGENT_UNREACHABLE", "409 AGENT_LOST or 503 AGENT_UNREACHABLE", "502 BAD_GATEWAY", ""},
+		{"closes after the request", answer(""), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"half a head", answer("HTTP/1.1 200 OK\r\nX-"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"not HTTP", answer("SSH-2.0-OpenSSH_9\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"head too large", answer("HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", maxHeaderBytes+10000) + "\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"protocol changed unasked", answer("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"two lengths", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
 		{"endless interim answers", func(c net.Conn) {
 			http.ReadRequest(bufio.NewReader(c))
 			for {
@@ -93,8 +92,8 @@ func TestGuestsThatFail(t *testing.T) {
 					return
 				}
 			}
-		}, "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", "", false},
-		{"one interim answer", answer("HTTP/1.1 103 Early Hints\r\nX-Evil: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), "200 ", "200 ", "200 ", "ok", false},
+		}, "503 AGENT_UNREACHABLE", "409 AGENT_LOST", "502 BAD_GATEWAY", ""},
+		{"one interim answer", answer("HTTP/1.1 103 Early Hints\r\nX-Evil: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), "200 ", "200 ", "200 ", "ok"},
 	} {
 		for _, target := range []struct {
 			method, want string
@@ -115,7 +114,7 @@ func TestGuestsThatFail(t *testing.T) {
 					t.Errorf("%s: %q: %v", c.name, got.body, err)
 				}
 			}
-			if s := fmt.Sprint(got.status, " ", e.Code); s != target.want {
+			if s := fmt.Sprint(got.status, " ", e.Code); !slices.Contains(strings.Split(target.want, " or "), s) {
 				t.Errorf("%s, %s, agent %v: %s, want %s", c.name, target.method, target.agent, s, target.want)
 			}
 			if got.status < 400 && got.body != c.okBody {

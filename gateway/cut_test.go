@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -80,7 +81,7 @@ func cutUnderLoad(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var wg sync.WaitGroup
-	var started sync.WaitGroup
+	var started, told sync.WaitGroup
 	var cutAt atomic.Int64
 	late := func(what string) {
 		if at := cutAt.Load(); at == 0 {
@@ -92,7 +93,7 @@ func cutUnderLoad(t *testing.T) {
 
 	for range 8 { // quick ones, over and over, until they are told it is gone
 		started.Add(1)
-		wg.Go(func() {
+		told.Go(func() {
 			first := true
 			for {
 				got, err := w.try(ctx, "GET", "", "/quick", nil, auth...)
@@ -118,7 +119,7 @@ func cutUnderLoad(t *testing.T) {
 		})
 	}
 	for range 4 { // waiting for an answer
-		wg.Go(func() {
+		told.Go(func() {
 			got, err := w.try(ctx, "POST", "", "/slow", strings.NewReader("{}"), auth...)
 			if err != nil || got.status != 404 {
 				t.Errorf("slow: %d, %v", got.status, err)
@@ -213,6 +214,7 @@ func cutUnderLoad(t *testing.T) {
 		defer w.g.mu.Unlock()
 		return w.g.lanes[a.id] == nil || w.g.lanes[a.id].active == 0
 	})
+	told.Wait()
 	stop()
 	wg.Wait()
 }
@@ -340,5 +342,62 @@ func TestIdleLanesRetire(t *testing.T) {
 	waitFor(t, func() bool { return ln.open.Load() == 0 })
 	if got := w.do("GET", a.host(7777), "/health", nil); got.status != 200 {
 		t.Error(got)
+	}
+}
+
+// The same over HTTP/2, where one connection carries many sandboxes: the cut
+// ends the streams of one and leaves the others.
+func TestCutOverHTTP2(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.newGuest(), w.newGuest()
+	port := a.serve(0, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(rw, "begun")
+			http.NewResponseController(rw).Flush()
+			<-r.Context().Done()
+			return
+		}
+		buf := make([]byte, 32<<10)
+		for {
+			if _, err := rw.Write(buf); err != nil {
+				return
+			}
+		}
+	}))
+	other := b.serve(0, &recorder{name: "b"})
+	front := httptest.NewUnstartedServer(w.g)
+	front.EnableHTTP2 = true
+	front.StartTLS()
+	defer front.Close()
+	get := func(g *guest, port int, path string) *http.Response {
+		res, err := front.Client().Get(front.URL + g.path(port) + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.ProtoMajor != 2 {
+			t.Fatal(res.Proto)
+		}
+		return res
+	}
+	waiting, unread := get(a, port, "/wait"), get(a, port, "/flood")
+	w.routes.set(a.id, netip.Addr{}, nil)
+	w.g.Cut(a.id)
+	for _, res := range []*http.Response{waiting, unread} {
+		if n, err := io.Copy(io.Discard, res.Body); err == nil {
+			t.Errorf("a stream ended well after the cut, %d bytes", n)
+		}
+		res.Body.Close()
+	}
+	res := get(b, other, "/")
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if string(body) != "b" || err != nil {
+		t.Errorf("the neighbour: %q, %v", body, err)
+	}
+	res = get(a, port, "/")
+	res.Body.Close()
+	if res.StatusCode != 404 {
+		t.Error(res.Status)
 	}
 }

@@ -31,6 +31,9 @@ const routeTimeout = 2 * time.Second
 func (g *Gateway) carryFailed(w http.ResponseWriter, out *http.Request, err error) {
 	t := transitOf(out.Context())
 	w.Header().Set(api.RequestIDHeader, api.RequestID(t.in))
+	if t.lane.ctx.Err() != nil && !t.body.ended.Load() {
+		w.Header().Set("Connection", "close") // the rest of the request will not be read
+	}
 	g.refuse(w, t.in, g.explain(t, err))
 }
 

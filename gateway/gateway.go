@@ -72,6 +72,7 @@ type Gateway struct {
 	proxy   *httputil.ReverseProxy
 	handler http.Handler
 	now     func() time.Time
+	tokens  verified
 	under   sync.WaitGroup // requests under way
 
 	mu     sync.Mutex
@@ -94,7 +95,7 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.MaxRequests == 0 {
 		cfg.MaxRequests = DefaultMaxRequests
 	}
-	g := &Gateway{cfg: cfg, now: cfg.Now, lanes: map[hutch.SandboxID]*lane{}}
+	g := &Gateway{cfg: cfg, now: cfg.Now, lanes: map[hutch.SandboxID]*lane{}, tokens: verified{key: cfg.TokenKey}}
 	if g.now == nil {
 		g.now = time.Now
 	}
@@ -189,6 +190,8 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	t := &transit{w: w, in: r, rc: http.NewResponseController(w), target: to}
+	t.body.ReadCloser = r.Body
+	t.body.ended.Store(r.ContentLength == 0)
 	if err := g.authorize(t, named); err != nil {
 		return err
 	}
@@ -211,7 +214,9 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	t.upstream = netip.AddrPortFrom(addr, t.port).String()
-	g.proxy.ServeHTTP(w, r.WithContext(t.ctx))
+	out := r.WithContext(t.ctx)
+	out.Body = &t.body
+	g.proxy.ServeHTTP(w, out)
 	return nil
 }
 

@@ -138,7 +138,8 @@ func TestHeaderSmuggling(t *testing.T) {
 				}
 			}
 			for _, bad := range c.hasNot {
-				if strings.Contains(strings.ToLower(head), bad) {
+				// The host has random letters and digits of its own.
+				if strings.Contains(strings.ReplaceAll(strings.ToLower(head), host, ""), bad) {
 					t.Errorf("%s: %q in\n%s", c.name, bad, head)
 				}
 			}

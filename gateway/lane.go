@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -75,7 +76,25 @@ type transit struct {
 	reached atomic.Bool // there was a connection
 	sent    atomic.Bool // the guest may have read the request
 	began   atomic.Bool // the answer has begun: nothing else can be answered
-	late    bool        // a deadline in the past was set on the answer; guarded by lane.mu
+	body    sentBody
+	late    bool // a deadline in the past was set on the answer; guarded by lane.mu
+}
+
+// A sentBody is the body that a client sends, and knows whether it was read to
+// its end. From there on the server itself reads from the connection, to see
+// the client go, and a deadline would hit that.
+type sentBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+// Read reads from the client.
+func (b *sentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.ended.Store(true)
+	}
+	return n, err
 }
 
 type transitKey struct{}
@@ -201,7 +220,7 @@ func (l *lane) cut() {
 		if t.began.Load() {
 			t.late = t.rc.SetWriteDeadline(past) == nil
 		}
-		if t.in.ContentLength != 0 {
+		if !t.body.ended.Load() {
 			t.rc.SetReadDeadline(past)
 		}
 	}

@@ -66,7 +66,11 @@ func (k *keeper) run() {
 		case x := <-k.died:
 			k.lost(x)
 		case <-k.again.due():
-			k.news(k.giveBack())
+			if k.is == hutch.Stopped {
+				_ = k.tidy() // logged, and tried again
+			} else {
+				k.news(k.giveBack())
+			}
 		case <-k.host.ctx.Done():
 			if k.watch != nil {
 				k.watch()
@@ -185,6 +189,9 @@ func (k *keeper) giveBack() error {
 	if err != nil {
 		k.is = hutch.Failed
 		k.again.next()
+		if k.held.Len() > 0 { // else the record itself is what is being removed
+			err = errors.Join(err, k.host.journal.write(k.rec, false))
+		}
 		k.host.cfg.Log.Error("sandbox not cleared away yet", "sandbox", k.rec.ID, "err", err)
 		return err
 	}

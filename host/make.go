@@ -33,12 +33,15 @@ func (k *keeper) create(o hutch.Order) error {
 // restart makes a stopped sandbox again, on the disk it left. If it fails it is
 // stopped as before.
 func (k *keeper) restart(o hutch.Order) error {
+	if err := k.tidy(); err != nil {
+		return err
+	}
 	k.rec.TokenKey = o.TokenKey
 	err := k.raise(k.host.journal.upper(k.rec.ID))
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, k.lower(hutch.Stopped))
+	return errors.Join(err, k.lower())
 }
 
 // raise is the whole making of a sandbox, top to bottom. Each step pushes its
@@ -53,7 +56,7 @@ func (k *keeper) raise(upper string) error {
 		if err != nil {
 			return err
 		}
-		k.back("slot", func() error { h.cfg.Network.Free(slot); k.rec.Slot = -1; return nil })
+		k.back("network", k.detaching(slot))
 		k.rec.Slot, k.rec.Want = slot, hutch.Running
 		if k.rec.Boot, err = bootID(); err != nil {
 			return err
@@ -73,9 +76,6 @@ func (k *keeper) raise(upper string) error {
 	}
 	err = k.step("network", func() (err error) {
 		k.link, err = h.cfg.Network.Attach(ctx, k.rec.Slot, k.rec.Spec.Internet)
-		if err == nil {
-			k.back("network", func() error { return h.cfg.Network.Detach(k.link.Slot) })
-		}
 		return err
 	})
 	if err != nil {
@@ -89,6 +89,19 @@ func (k *keeper) raise(upper string) error {
 	}
 	k.is, k.rec.Is = hutch.Running, hutch.Running
 	return h.journal.write(k.rec, false)
+}
+
+// detaching is the way back of a slot and of the network in it. The slot is
+// free for another only when nothing of this one's network is left.
+func (k *keeper) detaching(slot int) func() error {
+	return func() error {
+		if err := k.host.cfg.Network.Detach(slot); err != nil {
+			return err
+		}
+		k.host.cfg.Network.Free(slot)
+		k.rec.Slot = -1
+		return nil
+	}
 }
 
 // boot starts the cell and begins to watch it.
@@ -211,20 +224,30 @@ func (k *keeper) halt(o hutch.Order) error {
 	if err != nil {
 		return err
 	}
-	return k.lower(hutch.Stopped)
+	return k.lower()
 }
 
-// lower gives back all but the disk. What cannot be given back yet makes the
-// sandbox failed; its disk is safe, and only a kill follows.
-func (k *keeper) lower(to hutch.State) error {
+// lower makes the sandbox stopped: its disk is safe and that is written down,
+// then all but the disk is given back. What cannot be given back yet is tried
+// again until it is, and before the next start.
+func (k *keeper) lower() error {
 	k.unwatch()
 	k.cell = nil
-	if err := k.held.Run(); err != nil {
-		k.is = hutch.Failed
+	k.is, k.rec.Is, k.rec.Want = hutch.Stopped, hutch.Stopped, hutch.Stopped
+	if err := k.host.journal.write(k.rec, true); err != nil {
 		return err
 	}
-	k.is, k.rec.Is, k.rec.Want = to, to, to
-	return k.host.journal.write(k.rec, true)
+	return k.tidy()
+}
+
+// tidy gives back what a stopped sandbox should no longer hold.
+func (k *keeper) tidy() error {
+	err := k.held.Run()
+	if err != nil {
+		k.again.next()
+		k.host.cfg.Log.Error("stopped sandbox not tidied yet", "sandbox", k.rec.ID, "err", err)
+	}
+	return errors.Join(err, k.host.journal.write(k.rec, false))
 }
 
 func (k *keeper) become(s hutch.State) error {

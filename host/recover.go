@@ -77,8 +77,7 @@ func (h *Host) adoptLocked(r record, boot string) {
 	if r.Slot >= 0 {
 		slot := r.Slot
 		k.link = h.cfg.Network.Plan(slot)
-		k.back("slot", func() error { h.cfg.Network.Free(slot); k.rec.Slot = -1; return nil })
-		k.back("network", func() error { return h.cfg.Network.Detach(slot) })
+		k.back("network", k.detaching(slot))
 	}
 	c, err := h.cfg.Driver.Recover(r.ID)
 	switch {
@@ -102,8 +101,8 @@ func (h *Host) adoptLocked(r record, boot string) {
 	case r.Is == hutch.Stopped:
 		// What is left of its running self, if anything, is given back; a
 		// stop that was cut off before its record is a crash of a running one.
-		if err := k.lower(hutch.Stopped); err != nil {
-			h.cfg.Log.Error("stopped sandbox not cleared away", "sandbox", r.ID, "err", err)
+		if err := k.lower(); err != nil {
+			h.cfg.Log.Error("stopped sandbox not tidied yet", "sandbox", r.ID, "err", err)
 		}
 	case !alive:
 		k.is = hutch.Failed

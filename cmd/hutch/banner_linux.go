@@ -15,35 +15,35 @@ import (
 // language.
 func banner(w io.Writer, url, key string, templates int) {
 	const text = `
-hutch is at  URL
-API key      KEY
+hutch is at  @URL@
+API key      @KEY@
 
 curl
-  curl -s URL/v1/sandboxes -H 'X-API-Key: KEY' \
+  curl -s @URL@/v1/sandboxes -H 'X-API-Key: @KEY@' \
     -d '{"template_name":"code-interpreter","timeout_seconds":600}'
   # take "id" and "auth_token" from the answer, then
-  curl -s URL/execute -H "Authorization: Bearer $AUTH_TOKEN" -d '{"language":"python","code":"print(6*7)"}'
-  curl -s -X POST URL/v1/sandboxes/$ID/kill -H 'X-API-Key: KEY'
+  curl -s @URL@/execute -H "Authorization: Bearer $AUTH_TOKEN" -d '{"language":"python","code":"print(6*7)"}'
+  curl -s -X POST @URL@/v1/sandboxes/$ID/kill -H 'X-API-Key: @KEY@'
 
 JavaScript (npm install @hopx-ai/sdk)
   import { Sandbox } from '@hopx-ai/sdk';
-  const sandbox = await Sandbox.create({ template: 'code-interpreter', apiKey: 'KEY', baseURL: 'URL' });
+  const sandbox = await Sandbox.create({ template: 'code-interpreter', apiKey: '@KEY@', baseURL: '@URL@' });
   const result = await sandbox.runCode('print(6*7)');
   console.log(result.stdout);
   await sandbox.kill();
 
 Python (pip install hopx-ai)
   from hopx_ai import Sandbox
-  sandbox = Sandbox.create(template="code-interpreter", api_key="KEY", base_url="URL")
+  sandbox = Sandbox.create(template="code-interpreter", api_key="@KEY@", base_url="@URL@")
   result = sandbox.run_code("print(6*7)")
   print(result.stdout)
   sandbox.kill()
 
 Ctrl-C stops the server and leaves sandboxes running.
 `
-	fmt.Fprint(w, strings.NewReplacer("URL", url, "KEY", key).Replace(text))
+	fmt.Fprint(w, strings.NewReplacer("@URL@", url, "@KEY@", key).Replace(text))
 	if templates == 0 {
-		fmt.Fprintf(w, "\nNote: %v\n", errNoTemplates)
+		fmt.Fprint(w, "\nNo templates are prepared yet: run `hutch template prepare` first.\n")
 	}
 }
 

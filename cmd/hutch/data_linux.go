@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,7 @@ import (
 //	host/             the host's journal and what sandboxes write
 //	network/          the network's choice of addresses
 //	server.json       where the running server is
+//	server.sock       the same API, for commands on this machine
 type dataDir string
 
 func (d dataDir) path(name ...string) string {
@@ -169,6 +171,20 @@ func (d dataDir) programs() (runsc, agent string, err error) {
 		return "", "", err
 	}
 	return runsc, agent, nil
+}
+
+// socket listens where commands on this machine reach the server without the
+// network. A path too long for a Unix socket gives none: they use the address.
+func (d dataDir) socket() (net.Listener, error) {
+	const longest = 107
+	path := d.path("server.sock")
+	if len(path) > longest {
+		return nil, nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return net.Listen("unix", path) // the directory is its owner's alone
 }
 
 func (d dataDir) openStore(ctx context.Context) (*store.DB, error) {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"runtime/debug"
 	"strings"
 
 	"github.com/hutch-sh/hutch/cli"
@@ -12,7 +10,7 @@ func deps() cli.Deps {
 	return cli.Deps{
 		Version:       version,
 		Commit:        commit,
-		Runtime:       runtimeVersion(),
+		Runtime:       gvisorVersion,
 		Serve:         serve,
 		KillOffline:   killOffline,
 		OpenKeys:      openKeys,
@@ -21,25 +19,7 @@ func deps() cli.Deps {
 	}
 }
 
-// runtimeVersion is the version of the gVisor module this program was built
-// beside, which is the version of the runsc it carries.
-func runtimeVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range info.Deps {
-		if m.Path == "gvisor.dev/gvisor" {
-			return m.Version
-		}
-	}
-	return "unknown"
-}
-
 // runscCommit is the commit in a pseudo-version such as v0.0.0-DATE-COMMIT.
 func runscCommit() string {
-	v := runtimeVersion()
-	return v[strings.LastIndexByte(v, '-')+1:]
+	return gvisorVersion[strings.LastIndexByte(gvisorVersion, '-')+1:]
 }
-
-var _ func(context.Context, cli.Serve) error = serve

@@ -1,11 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"sync/atomic"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/hutch-sh/hutch/host/driver/gvisor"
 	"github.com/hutch-sh/hutch/host/image"
 	"github.com/hutch-sh/hutch/host/network"
+	"golang.org/x/sys/unix"
 )
 
 // soloHost is the id of the one host of a server that is its own cluster.
@@ -67,7 +67,7 @@ func openMachine(ctx context.Context, data dataDir, cfg cli.Serve, log *slog.Log
 	solo := &cluster.Solo{ID: soloHost}
 	m.manager = lifecycle.New(lifecycle.Config{
 		Store: m.db, Hosts: solo, Host: soloHost, TokenKey: tokenKey,
-		MaxSandboxes: cfg.MaxSandboxes, MaxTimeout: cfg.MaxTimeout, Grace: cfg.DeleteGrace,
+		MaxSandboxes: cmp.Or(cfg.MaxSandboxes, sandboxesThatFit()), MaxTimeout: cfg.MaxTimeout, Grace: cfg.DeleteGrace,
 		OnEnd: m.onEnd, Log: log,
 	})
 	if err := m.openHost(ctx, cfg, log, &closers); err != nil {
@@ -101,10 +101,12 @@ func (m *machine) openHost(ctx context.Context, cfg cli.Serve, log *slog.Logger,
 	if m.templates, err = registerAll(ctx, m.db, images); err != nil {
 		return err
 	}
-	if m.network, err = network.Open(ctx, network.Config{Tag: tag, Dir: m.data.path("network"), Allow: cfg.AllowCIDR, Log: log}); err != nil {
+	if m.network, err = network.Open(ctx, network.Config{
+		Tag: tag, Dir: m.data.path("network"), Subnet: cfg.Subnet, Allow: cfg.AllowCIDR, Resolvers: cfg.DNS, Log: log,
+	}); err != nil {
 		return err
 	}
-	*closers = append(*closers, m.network.Close)
+	*closers = append(*closers, m.network.Close, m.watchNetwork(log))
 	if m.driver, err = gvisor.New(gvisor.Config{Runsc: runsc, Tag: tag}); err != nil {
 		return err
 	}
@@ -120,6 +122,20 @@ func (m *machine) openHost(ctx context.Context, cfg cli.Serve, log *slog.Logger,
 	}
 	*closers = append(*closers, func() error { m.host.Close(); return nil })
 	return nil
+}
+
+// watchNetwork keeps the filter in force until the result is called.
+func (m *machine) watchNetwork(log *slog.Logger) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		err := m.network.Watch(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Error("the network filter is not watched any more: restart the server", "err", err)
+		}
+		done <- nil
+	}()
+	return func() error { cancel(); return <-done }
 }
 
 // adopt tells the manager what the host holds.
@@ -161,17 +177,23 @@ func (m *machine) living() (int, error) {
 	return n, err
 }
 
+// sandboxesThatFit is how many sandboxes may live when nobody said: idle ones
+// need some 20 MiB, working ones much more, and memory is shared on purpose.
+func sandboxesThatFit() int {
+	const each = 96 << 20
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0 // the lifecycle's own default
+	}
+	return int(uint64(info.Totalram) * uint64(info.Unit) / each)
+}
+
 func readIfNamed(file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
 	data, err := os.ReadFile(file)
 	return string(data), err
-}
-
-// Route implements [gateway.Routes].
-func (r routes) Route(ctx context.Context, id hutch.SandboxID) (netip.Addr, error) {
-	return r.Manager.Route(ctx, id)
 }
 
 // killOffline ends sandboxes of a data directory that no server is using.
@@ -222,5 +244,3 @@ func (m *machine) killOne(ctx context.Context, id hutch.SandboxID) error {
 	}
 	return m.manager.Kill(ctx, sb.Org, id)
 }
-
-var errNoTemplates = errors.New("no templates are prepared yet: run `hutch template prepare`")

@@ -11,8 +11,9 @@ import (
 
 // Stamped by the build.
 var (
-	version = "dev"
-	commit  = "unknown"
+	version       = "dev"
+	commit        = "unknown"
+	gvisorVersion = "unknown" // of the module that the carried runsc was built from
 )
 
 func main() {

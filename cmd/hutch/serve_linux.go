@@ -16,7 +16,6 @@ import (
 	"github.com/hutch-sh/hutch"
 	"github.com/hutch-sh/hutch/cli"
 	"github.com/hutch-sh/hutch/control"
-	"github.com/hutch-sh/hutch/control/lifecycle"
 	"github.com/hutch-sh/hutch/gateway"
 )
 
@@ -71,9 +70,15 @@ func serve(ctx context.Context, cfg cli.Serve) error {
 	defer stopRun()
 
 	srv := control.NewHTTPServer(front, log)
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- listenAndServe(srv, ln, cfg) }()
 	announce := cli.ServerFile{URL: localURL(cfg, ln.Addr()), AdminKey: key, PID: os.Getpid(), Version: version, Started: time.Now()}
+	if socket, err := data.socket(); err != nil {
+		return err
+	} else if socket != nil {
+		announce.Socket = socket.Addr().String()
+		go func() { failed <- ignoreClosed(srv.Serve(socket)) }()
+	}
 	if err := cli.WriteServerFile(string(data), announce); err != nil {
 		return err
 	}
@@ -109,10 +114,12 @@ func newFront(m *machine, cfg cli.Serve, address control.Address, log *slog.Logg
 		return nil, nil, err
 	}
 	gw, err := gateway.New(gateway.Config{
-		Routes:   routes{m.manager},
+		Routes:   m.manager,
 		TokenKey: m.manager.TokenKey(),
 		Domain:   cfg.Domain,
 		Region:   address.Region,
+		Hosts:    cfg.AllowHosts,
+		Private:  m.manager.Private,
 		Log:      log,
 	})
 	if err != nil {
@@ -135,6 +142,10 @@ func listenAndServe(srv *http.Server, ln net.Listener, cfg cli.Serve) error {
 	} else {
 		err = srv.Serve(ln)
 	}
+	return ignoreClosed(err)
+}
+
+func ignoreClosed(err error) error {
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -178,9 +189,6 @@ func localURL(cfg cli.Serve, listen net.Addr) string {
 	}
 	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
-
-// routes shows the gateway what it may know of sandboxes.
-type routes struct{ *lifecycle.Manager }
 
 // leave ends the server: new requests are refused, those under way get a
 // moment, and sandboxes live on unless kill says otherwise.

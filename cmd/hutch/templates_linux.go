@@ -25,7 +25,10 @@ func openTemplates(ctx context.Context, dir string, src cli.Sources) (cli.Templa
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.Open(data.path("images"), image.Options{ExtraCA: src.ExtraCA, Mirror: src.Mirror})
+	images, err := image.Open(data.path("images"), image.Options{
+		ExtraCA: src.ExtraCA, Mirror: src.Mirror, Security: src.Security,
+		PyPI: src.PyPI, NPM: src.NPM, GoProxy: src.GoProxy, AllowPrivate: src.AllowPrivate,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,9 @@ func (m *Manager) settle(ctx context.Context, sb hutch.Sandbox) (hutch.Sandbox, 
 	if sb.Want == hutch.Stopped {
 		o.Grace = m.cfg.Grace
 	}
+	if sb.Want != hutch.Running {
+		m.cfg.OnEnd(sb.ID)
+	}
 	now, f, err := m.carry(ctx, sb, o)
 	switch {
 	case err != nil:

@@ -39,8 +39,9 @@ type Config struct {
 	Grace        time.Duration // what delete and stop give user processes; 0: 2 s
 	QueueTime    time.Duration // how long a create may wait for room; 0: 30 s
 
-	// OnEnd is told the id of a sandbox at the moment its end is ordered or
-	// learned of, before anything else happens: the gateway cuts it off.
+	// OnEnd is told the id of a sandbox when its end, its stop or its pause has
+	// been ordered and before that is carried out, or when its end was learned
+	// of: the gateway cuts it off.
 	OnEnd func(hutch.SandboxID)
 	Log   *slog.Logger
 }
@@ -55,8 +56,8 @@ type Manager struct {
 	turns chan struct{}  // limits what is carried in the background at once
 
 	mu       sync.Mutex
-	carrying map[hutch.SandboxID]int // orders under way, which the reconciler leaves alone
-	lastExp  time.Time               // expiry of the newest token: every next one is later
+	carrying map[hutch.SandboxID]int       // orders under way, which the reconciler leaves alone
+	expiries map[hutch.SandboxID]time.Time // of the newest token: every next one is later
 }
 
 const (
@@ -97,6 +98,7 @@ func New(cfg Config) *Manager {
 		wake:     make(chan struct{}, 1),
 		turns:    make(chan struct{}, killsAtOnce),
 		carrying: map[hutch.SandboxID]int{},
+		expiries: map[hutch.SandboxID]time.Time{},
 	}
 }
 
@@ -123,6 +125,9 @@ func (m *Manager) record(ctx context.Context, f hutch.Fact) (hutch.Sandbox, erro
 	sb, err := m.cfg.Store.Record(ctx, f)
 	if err == nil && sb.Is == hutch.Gone {
 		m.room.leave(sb.ID)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.expiries, sb.ID)
 	}
 	return sb, err
 }
@@ -139,12 +144,12 @@ func (m *Manager) order(sb hutch.Sandbox) hutch.Order {
 
 // News takes a fact that no order asked for: a sandbox that ended by itself.
 func (m *Manager) News(ctx context.Context, f hutch.Fact) {
-	if f.Is == hutch.Gone || f.Is == hutch.Failed {
-		m.cfg.OnEnd(f.ID)
-	}
 	if _, err := m.record(ctx, f); err != nil {
-		// The reconciler learns of it from the host's inventory at the latest.
+		// The next start learns of it from the host's inventory at the latest.
 		m.cfg.Log.Error("news not recorded", "sandbox", f.ID, "is", f.Is, "err", err)
+	}
+	if f.Is == hutch.Gone || f.Is == hutch.Failed {
+		m.cfg.OnEnd(f.ID) // after the row: nobody finds the way back in
 	}
 }
 

@@ -78,7 +78,7 @@ func (m *Manager) Token(ctx context.Context, org hutch.OrgID, id hutch.SandboxID
 	if !sb.Deadline.IsZero() {
 		life = min(max(tokenLife, sb.Deadline.Sub(now)), tokenLongest)
 	}
-	expires := m.nextExpiry(now.Add(life))
+	expires := m.nextExpiry(sb.ID, now.Add(life))
 	tok, err := token.Mint(m.cfg.TokenKey, string(sb.ID), int64(sb.Org), now, expires)
 	if err != nil {
 		return "", time.Time{}, &hutch.Error{Op: "lifecycle.Token", Msg: "no token", Err: err}
@@ -86,15 +86,15 @@ func (m *Manager) Token(ctx context.Context, org hutch.OrgID, id hutch.SandboxID
 	return tok, expires, nil
 }
 
-// nextExpiry moves t past the newest expiry there is, by as little as clients
-// can see.
-func (m *Manager) nextExpiry(t time.Time) time.Time {
+// nextExpiry moves t past the newest expiry of the sandbox's tokens, by as
+// little as clients can see.
+func (m *Manager) nextExpiry(id hutch.SandboxID, t time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t.Sub(m.lastExp).Abs() < time.Second && !t.After(m.lastExp) {
-		t = m.lastExp.Add(time.Millisecond)
+	if last := m.expiries[id]; !t.After(last) && last.Sub(t) < time.Second {
+		t = last.Add(time.Millisecond)
 	}
-	m.lastExp = t
+	m.expiries[id] = t
 	return t
 }
 

@@ -104,6 +104,22 @@ func (m *Manager) Run(ctx context.Context) {
 	}
 }
 
+// Wait returns when the orders carried in the background are done. Run does it
+// by itself.
+func (m *Manager) Wait() { m.work.Wait() }
+
+// Tick looks once for passed deadlines and for orders that nobody carries, and
+// returns when what it found has been carried as far as it goes. Run does the
+// same without waiting.
+func (m *Manager) Tick(ctx context.Context) error {
+	err := m.reap(ctx)
+	if err == nil {
+		err = m.reconcile(ctx)
+	}
+	m.work.Wait()
+	return err
+}
+
 // reap orders what each passed deadline says and carries it.
 func (m *Manager) reap(ctx context.Context) error {
 	due, err := m.cfg.Store.Due(ctx, time.Now())
@@ -124,7 +140,7 @@ func (m *Manager) reap(ctx context.Context) error {
 }
 
 func (m *Manager) expire(ctx context.Context, sb hutch.Sandbox) {
-	if sb.OnTimeout == hutch.Gone {
+	if sb.OnTimeout == hutch.Gone || sb.Is == hutch.Failed {
 		m.finishKill(ctx, sb.ID, hutch.ByTimeout)
 		return
 	}

@@ -64,10 +64,14 @@ func Check(name, value string) error {
 }
 
 // CheckAll refuses a set with a variable that [Check] refuses, or that is too
-// large as a whole.
-func CheckAll(vars map[string]string) error {
+// large as a whole. Values may be nil.
+func CheckAll(vars map[string]*string) error {
 	total := 0
-	for k, v := range vars {
+	for k, p := range vars {
+		v := ""
+		if p != nil {
+			v = *p
+		}
 		if err := Check(k, v); err != nil {
 			return err
 		}
@@ -96,8 +100,9 @@ func (l *Layers) All() map[string]string {
 }
 
 // For returns the environment of an execution that brings own, in the form the
-// kernel wants it, sorted by name.
-func (l *Layers) For(own map[string]string) []string {
+// kernel wants it, sorted by name. A nil value is one the execution must not
+// see.
+func (l *Layers) For(own map[string]*string) []string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	env := make([]string, 0, len(l.merged)+len(own))
@@ -107,7 +112,9 @@ func (l *Layers) For(own map[string]string) []string {
 		}
 	}
 	for k, v := range own {
-		env = append(env, k+"="+v)
+		if v != nil {
+			env = append(env, k+"="+*v)
+		}
 	}
 	slices.Sort(env)
 	return env

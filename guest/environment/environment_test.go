@@ -10,6 +10,14 @@ import (
 
 func ptr(s string) *string { return &s }
 
+func pointers(m map[string]string) map[string]*string {
+	out := map[string]*string{}
+	for k, v := range m {
+		out[k] = &v
+	}
+	return out
+}
+
 func fresh() *Layers {
 	l := New(map[string]string{"PATH": "/bin", "HOME": "/root"})
 	l.Reset(map[string]string{"PATH": "/bin", "HOME": "/root"},
@@ -31,9 +39,12 @@ func TestPrecedence(t *testing.T) {
 	if err := l.Merge(map[string]*string{"BOTH": ptr("global")}); err != nil {
 		t.Fatal(err)
 	}
-	got := l.For(map[string]string{"BOTH": "request", "OWN": "1"})
+	got := l.For(map[string]*string{"BOTH": ptr("request"), "OWN": ptr("1")})
 	if exp := []string{"BOTH=request", "CREATION=c", "HOME=/root", "OWN=1", "PATH=/opt/bin:/bin", "TEMPLATE=t"}; !slices.Equal(got, exp) {
 		t.Errorf("got %v", got)
+	}
+	if got := l.For(map[string]*string{"BOTH": nil, "NONE": nil}); len(got) != 4 || slices.Contains(got, "BOTH=global") {
+		t.Errorf("a nil value was seen: %v", got)
 	}
 	if got := l.For(nil); !slices.Contains(got, "BOTH=global") || slices.Contains(got, "OWN=1") {
 		t.Errorf("the request's variables stayed: %v", got)
@@ -129,7 +140,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("replaced by %.20v", v)
 		}
 		want(t, l, before)
-		if err := CheckAll(v); err == nil {
+		if err := CheckAll(pointers(v)); err == nil {
 			t.Errorf("checked %.20v", v)
 		}
 	}
@@ -143,11 +154,11 @@ func TestRefused(t *testing.T) {
 		t.Error("two megabytes were taken")
 	}
 	want(t, l, before)
-	if err := CheckAll(many); err == nil {
+	if err := CheckAll(pointers(many)); err == nil {
 		t.Error("two megabytes were checked")
 	}
 	for _, v := range []map[string]string{{"FOO-BAR": ""}, {"ünï": "ö"}, {"A": "a=b\nc"}, {"1": "x"}} {
-		if err := CheckAll(v); err != nil {
+		if err := CheckAll(pointers(v)); err != nil {
 			t.Errorf("%v: %v", v, err)
 		}
 	}

@@ -67,7 +67,7 @@ func (m *Message) field(d *decoder, key string, draft func(string) (*Draft, erro
 		into = &m.Overwrite
 	case "content":
 		if m.Content != nil {
-			return errors.New("content is given twice")
+			return &syntaxError{"content is given twice"}
 		}
 		c, err := d.peek()
 		if err != nil {

@@ -135,7 +135,7 @@ func (p *preparation) makeNode(ctx context.Context, python string, as []artifact
 			case "package/bin/node":
 				return "usr/local/bin/node"
 			case "package/LICENSE":
-				return "usr/local/lib/node_modules/node.LICENSE"
+				return "usr/local/share/doc/nodejs/LICENSE"
 			}
 			return "" // headers, for which there is no compiler, and documents
 		})

@@ -152,8 +152,8 @@ func (p *preparation) plan(name string) error {
 	}
 	p.python = stepName("python", p.system, script("python.sh"), strings.Join(pythonPackages, " "))
 	p.libs = stepName("libraries", p.python, string(wheels), script("libraries.sh"), strings.Join(trimmed, " "))
-	p.node = stepName("node", p.python, nodeSum, npmSum, script("node.sh"))
-	p.golang = stepName("go", goSum)
+	p.node = stepName("node", "unpacked as of 2", p.python, nodeSum, npmSum, script("node.sh"))
+	p.golang = stepName("go", "unpacked as of 1", goSum)
 	p.cache = stepName("gocache", p.golang, p.python, script("go.sh"), strings.Join(warm, " "))
 	p.recipe = stepName(name, p.libs, p.node, p.cache)
 	return nil

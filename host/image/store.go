@@ -68,17 +68,34 @@ func Open(dir string, o Options) (*Store, error) {
 	if s.dir, err = filepath.EvalSymlinks(s.dir); err != nil {
 		return nil, &hutch.Error{Op: op, Msg: "the image directory cannot be found", Err: err}
 	}
-	old, err := filepath.Glob(s.path("*.tmp"))
-	if err != nil {
-		return nil, &hutch.Error{Op: op, Msg: "the image directory cannot be read", Err: err}
-	}
-	for _, name := range old {
-		// A file that is being written is locked by its writer.
-		if err := removeUnlocked(name); err != nil {
-			return nil, &hutch.Error{Op: op, Msg: "the rest of an interrupted write cannot be removed", Err: err}
-		}
+	if err := s.clear(); err != nil {
+		return nil, &hutch.Error{Op: op, Msg: "the rest of an interrupted write cannot be removed", Err: err}
 	}
 	return s, nil
+}
+
+// clear removes what interrupted writes left: files with temporary names, and
+// images whose manifest was not written any more. A file that is being written
+// is locked by its writer.
+func (s *Store) clear() error {
+	ents, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range ents {
+		name := e.Name()
+		if hexed, ok := strings.CutSuffix(name, imageSuffix); ok && digestShape.MatchString("sha256:"+hexed) {
+			if _, err := os.Lstat(s.path(hexed + manifestSuffix)); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		} else if !strings.HasSuffix(name, ".tmp") {
+			continue
+		}
+		if err := removeUnlocked(s.path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) path(elem ...string) string {

@@ -28,8 +28,8 @@ const (
 
 // forgetFlows deletes every connection the guest opened or answered. The next
 // guest with this address must not receive what belongs to them.
-func forgetFlows(guest netip.Addr) error {
-	err := flushFlows(guest)
+func (w *wire) forgetFlows(guest netip.Addr) error {
+	err := w.flushFlows(guest)
 	if err == nil || gone(err) {
 		return nil
 	}
@@ -45,7 +45,7 @@ func forgetFlows(guest netip.Addr) error {
 // flushFlows has the kernel delete by address, which takes it 0.1 ms. Kernels
 // that cannot (before about 6.8) say EINVAL, because they take the address for
 // an incomplete name of a single connection.
-func flushFlows(guest netip.Addr) error {
+func (w *wire) flushFlows(guest netip.Addr) error {
 	for _, end := range []struct{ attr, flag int }{{ctIPv4Src, ctFilterFlagSrc}, {ctIPv4Dst, ctFilterFlagDst}} {
 		req := nl.NewNetlinkRequest(ctMsgDelete, unix.NLM_F_ACK)
 		req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
@@ -56,7 +56,7 @@ func flushFlows(guest netip.Addr) error {
 		filter.AddRtAttr(ctFilterOrig, binary.NativeEndian.AppendUint32(nil, uint32(end.flag)))
 		filter.AddRtAttr(ctFilterReply, binary.NativeEndian.AppendUint32(nil, 0))
 		req.AddData(filter)
-		if _, err := req.Execute(unix.NETLINK_NETFILTER, 0); err != nil {
+		if _, err := w.request(req, 0); err != nil {
 			return err
 		}
 	}
@@ -66,8 +66,13 @@ func flushFlows(guest netip.Addr) error {
 // deleteFlows reads the whole table, which takes 9 ms on a host whose table has
 // 262,144 buckets, and deletes one by one.
 func deleteFlows(guest netip.Addr) error {
-	_, err := again(func() (uint, error) {
-		return netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, flowsOf(guest))
+	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, err = again(func() (uint, error) {
+		return h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, flowsOf(guest))
 	})
 	return err
 }

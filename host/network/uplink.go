@@ -158,20 +158,12 @@ func (n *Net) setLent(lent map[string]bool) error {
 		return nil
 	}
 	r := newRuleset(n.tableName(), n.linkPrefix())
-	c, err := nftables.New()
+	err := n.wire.batch(func(c *nftables.Conn) error {
+		c.FlushSet(r.lent)
+		return addElements(c, r.lent, lentElements(lent))
+	})
 	if err != nil {
 		return err
-	}
-	var es []nftables.SetElement
-	for _, name := range slices.Sorted(maps.Keys(lent)) {
-		es = append(es, nftables.SetElement{Key: ifname(name)})
-	}
-	c.FlushSet(r.lent)
-	if err := addElements(c, r.lent, es); err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w", err)
 	}
 	n.mu.Lock()
 	n.lent = lent
@@ -182,11 +174,7 @@ func (n *Net) setLent(lent map[string]bool) error {
 // recallLent reads from the kernel what an earlier process turned on. It is kept
 // there because, like the setting itself, it must not outlive a reboot.
 func (n *Net) recallLent() error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	lent, err := lentBy(c, n.tableName())
+	lent, err := n.lentBy(n.tableName())
 	if err != nil {
 		return err
 	}
@@ -198,17 +186,13 @@ func (n *Net) recallLent() error {
 
 // othersLent returns what other installations on this host turned on.
 func (n *Net) othersLent() (map[string]bool, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return nil, err
-	}
-	tables, err := n.otherTables(c)
+	tables, err := n.otherTables()
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]bool{}
 	for _, t := range tables {
-		lent, err := lentBy(c, t)
+		lent, err := n.lentBy(t)
 		if err != nil {
 			return nil, err
 		}
@@ -217,8 +201,8 @@ func (n *Net) othersLent() (map[string]bool, error) {
 	return all, nil
 }
 
-func lentBy(c *nftables.Conn, table string) (map[string]bool, error) {
-	es, err := setElements(c, newRuleset(table, "").lent)
+func (n *Net) lentBy(table string) (map[string]bool, error) {
+	es, err := n.wire.setElements(newRuleset(table, "").lent)
 	if err != nil {
 		return nil, err
 	}
@@ -229,11 +213,18 @@ func lentBy(c *nftables.Conn, table string) (map[string]bool, error) {
 	return lent, nil
 }
 
+func lentElements(lent map[string]bool) (es []nftables.SetElement) {
+	for _, name := range slices.Sorted(maps.Keys(lent)) {
+		es = append(es, nftables.SetElement{Key: ifname(name)})
+	}
+	return es
+}
+
 // otherTables names the tables of other installations.
-func (n *Net) otherTables(c *nftables.Conn) ([]string, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+func (n *Net) otherTables() ([]string, error) {
+	tables, err := n.wire.tables()
 	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, t := range tables {
@@ -279,11 +270,7 @@ func forwardsEverywhere() (bool, error) {
 // warnOfForeignDrop tells the operator of another firewall that keeps guests
 // from the internet. That is no error: it may be meant.
 func (n *Net) warnOfForeignDrop() {
-	c, err := nftables.New()
-	if err != nil {
-		return
-	}
-	chains, err := c.ListChains()
+	chains, err := n.wire.chains()
 	if err != nil {
 		n.log.Warn("other firewalls cannot be looked at", "err", err)
 		return

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,11 +62,25 @@ func describe(ctx context.Context, data string) host {
 	}
 	h.Commit = output(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*")
 	if runsc, err := one(filepath.Join(data, "bin", "runsc-*")); err == nil {
-		h.Runsc = output(ctx, runsc, "--version")
+		h.Runsc = gvisorVersion(runsc)
 	}
 	h.Runc = output(ctx, "runc", "--version")
 	h.Node = output(ctx, "node", "--version")
 	return h
+}
+
+// gvisorVersion is the version of the module that a runsc was built from.
+func gvisorVersion(program string) string {
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == "gvisor.dev/gvisor" {
+			return m.Version
+		}
+	}
+	return ""
 }
 
 // output is the first line of what a program prints, "" if it cannot be run.
@@ -107,7 +123,7 @@ func (r *report) print(w io.Writer) {
 	h := r.Machine
 	fmt.Fprintf(w, "machine: %d cores (%s), %.0f GiB, Linux %s, cgroup %s, load %s\n", h.Cores, h.CPU, h.MemGiB, h.Kernel, h.Cgroup, h.Load)
 	fmt.Fprintf(w, "commit:  %s, %s\n", h.Commit, r.Began)
-	fmt.Fprintf(w, "runtime: %s; %s; node %s\n", h.Runsc, h.Runc, h.Node)
+	fmt.Fprintf(w, "runtime: gVisor %s; %s; node %s\n", h.Runsc, h.Runc, h.Node)
 	for _, s := range r.Series {
 		s.print(w)
 	}
@@ -123,6 +139,10 @@ func (r *report) print(w io.Writer) {
 	}
 }
 
+// compared are the series in which the floors take part.
+var compared = []string{"create", "first-exec", "exec", "kill-idle", "kill-bomb", "kill-spinner",
+	"file-1MB-up", "file-1MB-down", "file-100MB-up", "file-100MB-down", "sdk-exec"}
+
 // floors sets up what the product is compared with. down takes it away again
 // and is never nil.
 func (b *bench) floors(ctx context.Context, data string) (down func() error, notes []string, err error) {
@@ -134,7 +154,7 @@ func (b *bench) floors(ctx context.Context, data string) (down func() error, not
 		}
 		return errors.Join(errs...)
 	}
-	if b.opts.noGVisor && b.opts.noRunc {
+	if b.opts.noGVisor && b.opts.noRunc || !slices.ContainsFunc(compared, b.opts.wants) {
 		return down, nil, nil
 	}
 	if data == "" || os.Geteuid() != 0 {

@@ -107,6 +107,12 @@ func spec(c *container, root string) map[string]any {
 		"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
 	}
 	type object = map[string]any
+	// The host's kernel counts all of root's processes against this limit, the
+	// sandbox's own only its own: under runc the group's limit has to do.
+	rlimits := []object{}
+	if c.floor.system == gvisor {
+		rlimits = append(rlimits, object{"type": "RLIMIT_NPROC", "hard": processes, "soft": processes})
+	}
 	return object{
 		"ociVersion": "1.0.2",
 		"process": object{
@@ -114,7 +120,7 @@ func spec(c *container, root string) map[string]any {
 			"env":          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 			"user":         object{"uid": 0, "gid": 0},
 			"capabilities": object{"bounding": caps, "effective": caps, "permitted": caps},
-			"rlimits":      []object{{"type": "RLIMIT_NPROC", "hard": processes, "soft": processes}},
+			"rlimits":      rlimits,
 		},
 		"root":     object{"path": root},
 		"hostname": "bench",

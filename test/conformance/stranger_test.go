@@ -34,14 +34,13 @@ func stranger(t *testing.T) caller.Caller {
 	if len(files) != 1 {
 		t.Fatalf("databases: %v", files)
 	}
-	raw := must[*sql.DB](t)(sql.Open("sqlite", "file:"+files[0]+"?_pragma=busy_timeout(5000)"))
-	must[sql.Result](t)(raw.ExecContext(t.Context(),
-		"INSERT INTO organizations (id, name, created) VALUES (?, 'strangers', 0) ON CONFLICT DO NOTHING", int64(strangers)))
-	if err := raw.Close(); err != nil {
-		t.Fatal(err)
-	}
+	// The store first: it decides how this process locks database files.
 	db := must[*store.DB](t)(store.Open(t.Context(), files[0]))
 	defer db.Close()
+	raw := must[*sql.DB](t)(sql.Open("sqlite", "file:"+files[0]+"?_pragma=busy_timeout(5000)"))
+	defer raw.Close()
+	must[sql.Result](t)(raw.ExecContext(t.Context(),
+		"INSERT INTO organizations (id, name, created) VALUES (?, 'strangers', 0) ON CONFLICT DO NOTHING", int64(strangers)))
 	key, _, err := control.MintKey(t.Context(), db, strangers, t.Name(), time.Now(), time.Time{})
 	if err != nil {
 		t.Fatal(err)

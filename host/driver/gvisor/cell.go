@@ -24,7 +24,8 @@ import (
 // cell implements [driver.Cell], [driver.Pauser] and [driver.Exporter].
 //
 // Below its directory lie "runsc" (runsc's own state and socket), "bundle" (the
-// specification) and "pid" (of the sentry, written by runsc). All of it is on a
+// specification), "runtime" (the path of the runsc it was started with) and
+// "pid" (of the sentry, written by runsc). All of it is on a
 // file system that does not outlive the machine, like the processes themselves.
 type cell struct {
 	driver *Driver
@@ -51,6 +52,17 @@ func (c *cell) bundle() string    { return filepath.Join(c.dir, "bundle") }
 func (c *cell) emptyRoot() string { return filepath.Join(c.dir, "bundle", "root") }
 func (c *cell) pidFile() string   { return filepath.Join(c.dir, "pid") }
 
+func (c *cell) runtimeFile() string { return filepath.Join(c.dir, "runtime") }
+
+// runtime is the runsc the cell was started with: after an upgrade of ours a
+// living cell is still spoken to by its own.
+func (c *cell) runtime() string {
+	if path, err := os.ReadFile(c.runtimeFile()); err == nil {
+		return string(path)
+	}
+	return c.driver.cfg.Runsc
+}
+
 // start makes the cell. On error the caller destroys what was made.
 func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	lim := limitsFor(b.Resources, c.driver.cfg.Pids)
@@ -62,6 +74,9 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	}
 	if err := c.group.create(lim); err != nil {
 		return fmt.Errorf("cgroup: %w", err)
+	}
+	if err := os.WriteFile(c.runtimeFile(), []byte(c.driver.cfg.Runsc), 0o600); err != nil {
+		return err
 	}
 	if err := writeSpec(filepath.Join(c.bundle(), "config.json"), c.driver.specFor(c, b)); err != nil {
 		return err
@@ -75,7 +90,7 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	args := append(c.driver.flags(c, b.Scratch, b.Resources.DiskMB),
 		"run", "--detach", "--bundle="+c.bundle(), "--pid-file="+c.pidFile(), string(c.id))
 	// Not CommandContext: what ends it is the death of the whole cgroup.
-	cmd := exec.Command(c.driver.cfg.Runsc, args...)
+	cmd := exec.Command(c.runtime(), args...)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=" + c.dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -308,7 +323,7 @@ func (c *cell) runsc(ctx context.Context, args ...string) error {
 	if scratch == "" {
 		scratch, disk = c.dir, 1 // adopted: commands on a running cell do not read these
 	}
-	cmd := exec.Command(c.driver.cfg.Runsc, append(c.driver.flags(c, scratch, disk), args...)...)
+	cmd := exec.Command(c.runtime(), append(c.driver.flags(c, scratch, disk), args...)...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=" + c.dir}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ type hierarchy struct {
 	parent string            // the name of the parent group
 	v2     bool              //
 	mounts map[string]string // v1: controller -> mount point; v2: "" -> mount point
+	home   map[string]string // v1: controller -> the group this process lives in
 }
 
 // openHierarchy finds the cgroups of this machine and makes the parent group.
@@ -82,7 +84,29 @@ func openHierarchy(parent string) (hierarchy, error) {
 		}
 		h.v2, h.mounts = true, map[string]string{"": unified}
 	}
+	if h.home, err = homeGroups(); err != nil {
+		return h, err
+	}
 	return h, h.makeParent()
+}
+
+// homeGroups returns where this process lives, by v1 controller.
+func homeGroups() (map[string]string, error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	home := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(part) != 3 {
+			continue
+		}
+		for c := range strings.SplitSeq(part[1], ",") {
+			home[strings.TrimPrefix(c, "name=")] = part[2]
+		}
+	}
+	return home, nil
 }
 
 func (h hierarchy) makeParent() error {
@@ -333,6 +357,15 @@ func (g group) kill(ctx context.Context) error {
 			_ = os.WriteFile(g.dir("")+"/cgroup.kill", []byte("1"), 0)
 		}
 		for _, pid := range pids {
+			if pid == os.Getpid() {
+				// One of our threads is in the middle of a fork and about to
+				// leave. Its child will be seen in the next round.
+				runtime.Gosched()
+				if ctx.Err() != nil {
+					return fmt.Errorf("this process is in cgroup %s: %w", g.path(), ctx.Err())
+				}
+				continue
+			}
 			if err := killAndWait(ctx, pid); err != nil {
 				return err
 			}

@@ -371,7 +371,10 @@ func TestKillOfRunscLeavesNothing(t *testing.T) {
 func killRunsc(d *Driver, id hutch.SandboxID, after time.Duration) {
 	<-time.After(after)
 	pids, err := d.cgroups.group(string(id)).procs()
-	if err == nil && len(pids) > 0 {
-		_ = unix.Kill(pids[rand.IntN(len(pids))], unix.SIGKILL)
+	if err != nil || len(pids) == 0 {
+		return
+	}
+	if pid := pids[rand.IntN(len(pids))]; pid != os.Getpid() {
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }

@@ -15,8 +15,8 @@ import (
 )
 
 // startIn starts cmd as a member of g from its first instruction: on v2 the
-// kernel clones into the group, on v1 the thread that forks joins it for the
-// moment of the fork.
+// kernel clones into the group, on v1 the thread that forks is a member for the
+// moment of the fork. Until it has left, the group lists this very process.
 func startIn(g group, cmd *exec.Cmd) error {
 	if g.h.v2 {
 		dir, err := os.Open(g.dir(""))
@@ -33,33 +33,30 @@ func startIn(g group, cmd *exec.Cmd) error {
 	return <-errc
 }
 
-// startFromThread spends the thread it runs on: that sits in the wrong cgroups
-// afterwards, and so it stays locked and ends with the goroutine. The main
-// thread cannot end and would count as the whole process being in the group;
-// if that is where we are, it is held while another does it.
+// startFromThread forks from a thread that visits the group. A thread that
+// cannot go back stays locked, so that it ends with its goroutine.
 func startFromThread(g group, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
-	if unix.Gettid() == os.Getpid() {
-		defer runtime.UnlockOSThread()
-		errc := make(chan error, 1)
-		go func() { errc <- startFromThread(g, cmd) }()
-		return <-errc
-	}
 	tid := []byte(strconv.Itoa(unix.Gettid()))
+	var err error
 	for c := range g.h.mounts {
-		if err := os.WriteFile(filepath.Join(g.dir(c), "tasks"), tid, 0); err != nil {
-			return err
+		err = errors.Join(err, os.WriteFile(filepath.Join(g.dir(c), "tasks"), tid, 0))
+	}
+	if err == nil {
+		err = cmd.Start()
+	}
+	for c, mount := range g.h.mounts {
+		if e := os.WriteFile(filepath.Join(mount, g.h.home[c], "tasks"), tid, 0); e != nil {
+			return errors.Join(err, e)
 		}
 	}
-	return cmd.Start()
+	runtime.UnlockOSThread()
+	return err
 }
 
 // killAndWait kills one process and returns when it has ended. If it is an
 // orphan that fell to us, it is reaped too.
 func killAndWait(ctx context.Context, pid int) error {
-	if pid == os.Getpid() {
-		return errors.New("this process is in a sandbox's cgroup: refusing to kill itself")
-	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err == unix.ESRCH {
 		reap(pid)

@@ -18,6 +18,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,7 @@ type Installation struct {
 	dir    string // of everything: the data, temporary files
 	listen string
 	opts   Options
+	subnet netip.Prefix // of its sandboxes, known from the first start
 	log    output
 
 	mu     sync.Mutex
@@ -157,7 +159,8 @@ func (i *Installation) Start(ctx context.Context) error {
 	if err := i.ready(ctx, s); err != nil {
 		return fmt.Errorf("%w; it said:\n%s", err, i.log.tail(4000))
 	}
-	return nil
+	i.subnet, err = i.readSubnet()
+	return err
 }
 
 // run starts the program so that it ends with this process: a test that is
@@ -265,19 +268,13 @@ func (i *Installation) Run(ctx context.Context, args ...string) (string, error) 
 // context: cleaning up is not given up.
 const closeLimit = 2 * time.Minute
 
-// Close ends every sandbox and the server, looks with the ledger whether
-// anything is left, and removes the data directory. It returns what was left.
+// Close ends the server and every sandbox, looks with the ledger whether
+// anything is left, and removes the data directory. What was left is its error,
+// and is then removed by force: the next test must not stumble over it.
 func (i *Installation) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 	defer cancel()
 	var errs []error
-	if i.Data != "" {
-		if _, err := os.Stat(i.Data); err == nil {
-			_, err := i.Run(ctx, "kill", "--all", "--data", i.Data)
-			errs = append(errs, err)
-		}
-	}
-	scope := i.Scope()
 	if i.PID() != 0 {
 		took, err := i.Signal(ctx, syscall.SIGTERM)
 		errs = append(errs, err)
@@ -285,6 +282,11 @@ func (i *Installation) Close(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("the server took %v to end", took))
 		}
 	}
+	if i.Tag() != "" {
+		_, err := i.Run(ctx, "kill", "--all", "--data", i.Data)
+		errs = append(errs, err)
+	}
+	scope := i.Scope()
 	scope.Server, scope.ListAll, scope.Debug = 0, nil, ""
 	scope.Dirs = nil // the data directory stays until it is removed
 	left, err := scope.Settle(deadline(ctx, 10*time.Second), ledger.Snapshot{})
@@ -292,10 +294,14 @@ func (i *Installation) Close(ctx context.Context) error {
 	for _, l := range left {
 		errs = append(errs, fmt.Errorf("left behind: %s", l))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w\n%s stays to be looked at; the server said:\n%s", err, i.dir, i.log.tail(4000))
+	if len(left) > 0 {
+		errs = append(errs, i.sweep(ctx))
 	}
-	return os.RemoveAll(i.dir)
+	errs = append(errs, os.RemoveAll(i.dir))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w\nthe server said:\n%s", err, i.log.tail(4000))
+	}
+	return nil
 }
 
 // deadline bounds ctx. The timer is freed when it fires or ctx ends.

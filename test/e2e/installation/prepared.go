@@ -3,14 +3,17 @@ package installation
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/hutch-sh/hutch/test/e2e/ledger"
 )
@@ -129,6 +132,17 @@ func (i *Installation) Tag() string {
 	return string(bytes.TrimSpace(data))
 }
 
+// readSubnet is where the sandboxes' addresses come from.
+func (i *Installation) readSubnet() (netip.Prefix, error) {
+	data, err := os.ReadFile(filepath.Join(i.Data, "network", "network.json"))
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	var state struct{ Subnet netip.Prefix }
+	err = json.Unmarshal(data, &state)
+	return state.Subnet, err
+}
+
 // Scope is what belongs to the installation now.
 func (i *Installation) Scope() ledger.Scope {
 	tag := i.Tag()
@@ -139,6 +153,9 @@ func (i *Installation) Scope() ledger.Scope {
 		ListAll: func(ctx context.Context) ([]string, error) {
 			return i.Caller().List(ctx, "")
 		},
+	}
+	if i.subnet.IsValid() {
+		s.Nets = []netip.Prefix{i.subnet}
 	}
 	if tag != "" {
 		s.Marks = append(s.Marks, "hutch-"+tag, "hutch_"+tag)
@@ -166,23 +183,36 @@ func (i *Installation) Processes(id string) ([]int, error) {
 	}
 	seen := map[int]bool{}
 	for _, dir := range dirs {
-		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		found, err := pidsIn(dir)
 		if err != nil {
 			return nil, err
 		}
-		for line := range strings.Lines(string(data)) {
-			pid, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil {
-				return nil, err
-			}
+		for _, pid := range found {
 			seen[pid] = true
 		}
 	}
 	pids := make([]int, 0, len(seen))
 	for pid := range seen {
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// pidsIn reads the processes of one cgroup; one that is gone has none.
+func pidsIn(dir string) ([]int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for line := range strings.Lines(string(data)) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return nil, err
+		}
 		pids = append(pids, pid)
 	}
 	return pids, nil

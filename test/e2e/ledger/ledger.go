@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ const (
 	Cgroups    Class = "cgroups"    // in every hierarchy
 	Namespaces Class = "namespaces" // network namespaces, named or held by a process
 	Links      Class = "links"      // network devices on the host's side
-	Addresses  Class = "addresses"  // of those devices
+	Addresses  Class = "addresses"  // of those devices, and routes to its networks
 	Rules      Class = "rules"      // nftables: tables, chains, sets, elements, rules
 	Mounts     Class = "mounts"     // as this process and the server see them
 	Files      Class = "files"      // in the data, runtime and temporary directories
@@ -46,6 +47,7 @@ var Instant = []Class{Processes, Cgroups, Namespaces, Links, Addresses, Rules, M
 type Scope struct {
 	Marks   []string                                // every name of a kernel object or path of it contains one of these
 	Links   []string                                // prefixes of its network devices
+	Nets    []netip.Prefix                          // its addresses: routes to them are its
 	Dirs    []string                                // directories whose whole content is its
 	Server  int                                     // process id of the server; 0 while none runs
 	Debug   string                                  // URL of net/http/pprof's goroutine profile, if there is one
@@ -190,7 +192,7 @@ func (s Snapshot) Mentions(marks ...string) []Change {
 // ends. It returns what was left at the last count, which is nothing on success.
 func (s Scope) Settle(ctx context.Context, base Snapshot, classes ...Class) ([]Change, error) {
 	for {
-		now, err := s.Take(ctx)
+		now, err := s.Take(context.WithoutCancel(ctx)) // a count is not cut short
 		if err != nil {
 			return nil, err
 		}

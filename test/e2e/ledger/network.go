@@ -12,14 +12,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // ours reports whether a network device belongs to the installation.
@@ -45,46 +49,45 @@ func (s Scope) links(_ context.Context, add func(string)) error {
 	return nil
 }
 
-// addresses counts the addresses, routes and neighbours of our devices: what
-// stays in the kernel's tables when a device is only hidden.
+// addresses counts the addresses of our devices, and the routes to our networks
+// in every table: an address that is gone may still be routed somewhere.
 func (s Scope) addresses(_ context.Context, add func(string)) error {
-	all, err := net.Interfaces()
+	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
-	names := map[int32]string{}
-	for _, l := range all {
-		if s.ours(l.Name) {
-			names[int32(l.Index)] = l.Name
-		}
-	}
-	rib, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_UNSPEC)
+	names := map[int]string{}
+	links, err := net.Interfaces()
 	if err != nil {
 		return err
 	}
-	messages, err := syscall.ParseNetlinkMessage(rib)
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	for _, a := range all {
+		if name := names[a.LinkIndex]; s.ours(name) {
+			add(a.IP.String() + " on " + name)
+		}
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return err
 	}
-	for _, m := range messages {
-		if m.Header.Type != syscall.RTM_NEWADDR || len(m.Data) < syscall.SizeofIfAddrmsg {
-			continue
-		}
-		name, ok := names[int32(binary.NativeEndian.Uint32(m.Data[4:8]))]
-		if !ok {
-			continue
-		}
-		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-		if err != nil {
-			return err
-		}
-		for _, a := range attrs {
-			if a.Attr.Type == syscall.IFA_ADDRESS {
-				add(net.IP(a.Value).String() + " on " + name)
-			}
+	for _, r := range routes {
+		if s.routed(r) {
+			add(fmt.Sprintf("route to %v type %d in table %d", r.Dst, r.Type, r.Table))
 		}
 	}
 	return nil
+}
+
+// routed reports whether a route leads to one of our networks.
+func (s Scope) routed(r netlink.Route) bool {
+	if r.Dst == nil {
+		return false
+	}
+	to, ok := netip.AddrFromSlice(r.Dst.IP)
+	return ok && slices.ContainsFunc(s.Nets, func(n netip.Prefix) bool { return n.Contains(to.Unmap()) })
 }
 
 // rules counts what nft lists in tables of ours: every table, chain, rule and
