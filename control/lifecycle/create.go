@@ -138,7 +138,7 @@ func (m *Manager) takeBack(ctx context.Context, r CreateRequest, sb hutch.Sandbo
 		cause = errors.New(f.Err)
 	}
 	final, err := m.cfg.Store.Find(undo, sb.ID)
-	killed := err == nil && final.Why != hutch.ByFailure
+	killed := err == nil && (final.Why == hutch.ByRequest || final.Why == hutch.ByTimeout || final.Why == hutch.ByDrain)
 	switch {
 	case ctx.Err() != nil:
 		return &hutch.Error{Kind: hutch.Canceled, Op: op, Msg: "The client went away; the sandbox was taken back", Err: ctx.Err()}

@@ -121,6 +121,7 @@ ip link add up0 mtu 1400 type veth peer name far0 mtu 1400 netns far
 sysctl -qw net.ipv6.conf.up0.accept_dad=0
 ip addr add ` + uplinkHost + `/24 dev up0
 ip link set up0 up
+ip netns exec far sysctl -qw net.ipv6.conf.far0.disable_ipv6=0 net.ipv6.conf.far0.accept_dad=0
 ip -n far addr add ` + uplinkFar + `/24 dev far0
 ip -n far link set far0 up
 ip -n far link set lo up
@@ -585,7 +586,8 @@ func (g *plainGuest) ping(ip string, wait time.Duration) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if k > 20 && b[20] == 0 {
+		// Before it is connected, a raw socket hears everybody's ICMP.
+		if k > 20 && net.IP(b[12:16]).String() == ip && b[20] == 0 {
 			return "pong", nil
 		}
 	}

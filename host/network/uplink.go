@@ -37,7 +37,9 @@ func (n *Net) findUplinks() error {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
-	var indices []int
+	// The way out today comes first: a VPN may lead elsewhere than the main
+	// table's default route.
+	indices := towards(somewhere)
 	for _, r := range routes {
 		if r.Type != unix.RTN_UNICAST || r.Dst != nil && !isDefault(r) {
 			continue
@@ -60,15 +62,7 @@ func (n *Net) findUplinks() error {
 		addrs = append(addrs, p.Addr())
 	}
 	for _, a := range addrs {
-		rs, err := netlink.RouteGet(a.AsSlice())
-		if err != nil {
-			continue // no way there today; Refresh looks again
-		}
-		for _, r := range rs {
-			if r.Type == unix.RTN_UNICAST {
-				indices = append(indices, r.LinkIndex)
-			}
-		}
+		indices = append(indices, towards(a)...)
 	}
 	up := uplinks{index: map[int]string{}, mtu: defaultMTU}
 	for i, index := range indices {
@@ -92,6 +86,25 @@ func (n *Net) findUplinks() error {
 	n.up = up
 	n.mu.Unlock()
 	return n.forwardFrom(slices.Sorted(maps.Values(up.index)))
+}
+
+// somewhere is an address of the internet, to ask for the way to. Nothing is
+// ever sent there.
+var somewhere = netip.AddrFrom4([4]byte{1, 1, 1, 1})
+
+// towards returns the interfaces by which the host would reach an address today;
+// none if it could not.
+func towards(a netip.Addr) (indices []int) {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err != nil {
+		return nil // no way there; Refresh asks again
+	}
+	for _, r := range routes {
+		if r.Type == unix.RTN_UNICAST {
+			indices = append(indices, r.LinkIndex)
+		}
+	}
+	return indices
 }
 
 func isDefault(r netlink.Route) bool {

@@ -20,6 +20,7 @@ var may = []struct{ place, imports, tests string }{
 	{place: "control/lifecycle", imports: ". control/store internal/..."},
 	{place: "control", imports: ". api api/openapi control/... internal/..."},
 	{place: "host/driver", imports: "."},
+	{place: "host/hosttest", imports: ". host host/network internal/..."},
 	{place: "host/driver/drivertest", imports: ". host/driver internal/..."},
 	{place: "host/driver/...", imports: ". host/driver internal/...", tests: "host/driver/drivertest"},
 	{place: "host/image", imports: ". internal/..."},

@@ -7,6 +7,7 @@
 //	ping <ip> <milliseconds>           ICMP echo
 //	hold <addr>                        connect and keep the connection
 //	say <words>                        send on the kept connection, read a line
+//	fetch <addr>                       read to the end, say how much and its SHA-256
 //	addrs                              interface addresses
 //
 // Each answer is one line that begins with "ok" or "no".
@@ -14,7 +15,9 @@ package main
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -60,6 +63,8 @@ func serve(c net.Conn) {
 				from = bufio.NewReader(held)
 				answer, err = from.ReadString('\n') // the greeting
 			}
+		case "fetch":
+			answer, err = fetch(f[1])
 		case "say":
 			if held == nil {
 				err = fmt.Errorf("nothing is held")
@@ -102,6 +107,18 @@ func tcp(addr string, wait time.Duration) (string, error) {
 	return line, nil
 }
 
+func fetch(addr string) (string, error) {
+	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	h := sha256.New()
+	k, err := io.Copy(h, c)
+	return fmt.Sprintf("%d %x", k, h.Sum(nil)), err
+}
+
 func udp(src, addr string, wait time.Duration, words string) (string, error) {
 	d := net.Dialer{Timeout: wait}
 	if src != "" {
@@ -142,7 +159,8 @@ func ping(ip string, wait time.Duration) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if k > 0 && b[0] == 0 || k > 20 && b[20] == 0 {
+		// Before it is connected, a raw socket hears everybody's ICMP.
+		if k > 20 && net.IP(b[12:16]).String() == ip && b[20] == 0 {
 			return "pong", nil
 		}
 	}
