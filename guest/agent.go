@@ -74,6 +74,7 @@ type Agent struct {
 	identity atomic.Pointer[identity]
 	verified atomic.Pointer[verifiedToken]
 
+	syncing     sync.WaitGroup
 	introducing sync.Mutex // held while an identity is set up: one at a time
 	keeping     sync.Mutex // held while the environment is handed to Keep, so that the last one kept is the newest
 }
@@ -149,7 +150,11 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // Close kills what the agent's user has running and releases everything.
-func (a *Agent) Close() error { return a.jobs.Close() }
+func (a *Agent) Close() error {
+	err := a.jobs.Close()
+	a.syncing.Wait()
+	return err
+}
 
 // now is the host's time: a restored guest's own clock may be off.
 func (a *Agent) now() time.Time {

@@ -364,6 +364,15 @@ func goneErr(pid int) error {
 	return fmt.Errorf("process %d is left: %s", pid, b)
 }
 
+func TestBackgroundNotStarted(t *testing.T) {
+	f := ready(t)
+	var job api.BackgroundResponse
+	f.post("/commands/background", m{"command": "no-such-thing"}).want(200).into(&job)
+	if job.Success || job.Status != api.JobFailed || job.ExitCode != 127 || !strings.Contains(job.Stderr, "not found") || job.ProcessID == "" {
+		t.Errorf("%+v", job)
+	}
+}
+
 func TestBackgroundTimeout(t *testing.T) {
 	f := ready(t)
 	var job api.BackgroundResponse

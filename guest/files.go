@@ -169,13 +169,14 @@ func (a *Agent) uploadFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || media != "multipart/form-data" || params["boundary"] == "" {
 		return api.AgentError(api.CodeInvalidRequest, "An upload must be a form: multipart/form-data with the fields path and file")
 	}
-	u := upload{path: query(r, "path"), home: a.home()}
+	home := a.home()
+	u := upload{path: query(r, "path"), home: home, resolve: func(p string) (string, error) { return file.Resolve(p, home) }}
 	defer u.discard()
 	if err := u.read(multipart.NewReader(a.body(w, r, 0), params["boundary"])); err != nil {
 		a.drain(w, r)
 		return bodyOr(err)
 	}
-	path, err := file.Resolve(u.path, u.home)
+	path, err := u.resolve(u.path)
 	if err != nil {
 		return err
 	}
@@ -196,7 +197,8 @@ func (a *Agent) uploadFile(w http.ResponseWriter, r *http.Request) error {
 // An upload is a form on its way to a file.
 type upload struct {
 	path, mode, overwrite string
-	home                  string
+	home                  string // where to write when the path is not known yet
+	resolve               func(path string) (string, error)
 	draft                 *file.Draft
 }
 
@@ -249,7 +251,7 @@ func (u *upload) store(part io.Reader) error {
 	path := u.path
 	var err error
 	if path != "" {
-		if path, err = file.Resolve(path, u.home); err != nil {
+		if path, err = u.resolve(path); err != nil {
 			return err
 		}
 	}

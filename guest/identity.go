@@ -31,6 +31,10 @@ const (
 // maxGrace bounds the grace of a shutdown.
 const maxGrace = 10 * time.Minute
 
+// syncWait bounds what a shutdown waits for a disk. A slow one must not keep a
+// sandbox from being deleted.
+const syncWait = time.Second
+
 // An identity is what a handshake made of the agent.
 type identity struct {
 	handshake.Identity
@@ -191,7 +195,22 @@ func (a *Agent) shutdown(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return api.AgentInternal("guest.shutdown", err)
 	}
-	unix.Sync()
+	a.sync()
 	answer(w, r, api.ShutdownResponse{Ended: n})
 	return nil
+}
+
+// sync puts files on disk, as far as that goes in [syncWait].
+func (a *Agent) sync() {
+	done := make(chan struct{})
+	a.syncing.Go(func() {
+		unix.Sync()
+		close(done)
+	})
+	limit := time.NewTimer(syncWait)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
 }

@@ -97,14 +97,19 @@ func (a *Agent) run(ctx context.Context, cmd process.Command) (r process.Result,
 	return j.Wait(ctx), j.ExecutionID, j.Release, nil
 }
 
-// started answers for a job in the background.
+// started answers for a job in the background. One that could not be started
+// says so at once.
 func (a *Agent) started(w http.ResponseWriter, r *http.Request, j *process.Job) {
 	now := j.Result()
-	answer(w, r, api.BackgroundResponse{
+	out := api.BackgroundResponse{
 		Success: true, ProcessID: j.ID, ExecutionID: j.ExecutionID, Status: statusWord(now.Status),
 		Name: j.Label.Name, Language: j.Label.Language, Command: j.Label.Line, PID: now.PID,
 		StartTime: api.Time{Time: j.Started}, Message: "Started in the background", Timestamp: a.timestamp(),
-	})
+	}
+	if now.PID == 0 && now.Status == process.Failed {
+		out.Success, out.Message, out.Stderr, out.ExitCode = false, "Could not be started", now.Stderr, now.ExitCode
+	}
+	answer(w, r, out)
 }
 
 func statusWord(s process.Status) string {

@@ -3,7 +3,7 @@ package host
 import (
 	"crypto/ed25519"
 	"encoding/base64"
-	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -140,13 +140,13 @@ func (h *Host) clear(what string, f func() error) {
 // destroyCell removes whatever is left of a cell that nobody keeps.
 func (h *Host) destroyCell(id hutch.SandboxID) error {
 	c, err := h.cfg.Driver.Recover(id)
-	if hutch.KindOf(err) == hutch.NotFound && err != nil {
+	switch {
+	case err == nil:
+		return destroying(c)()
+	case hutch.KindOf(err) == hutch.NotFound:
 		return nil
 	}
-	if err != nil {
-		return errors.Join(errors.New(string(id)), err)
-	}
-	return destroying(c)()
+	return fmt.Errorf("%s: %w", id, err)
 }
 
 // agentArgs is the first process of every sandbox: the agent's init, which

@@ -56,7 +56,7 @@ func newLog(format, level string) (*slog.Logger, error) {
 	tty := isatty.IsTerminal(os.Stderr.Fd())
 	switch {
 	case format == "text" || format == "auto" && tty:
-		return slog.New(tint.NewHandler(os.Stderr, &tint.Options{Level: l, NoColor: !tty})), nil
+		return slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: l, NoColor: !tty})), nil
 	default:
 		return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 	}

@@ -185,7 +185,7 @@ func sandboxesThatFit() int {
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0 // the lifecycle's own default
 	}
-	return int(uint64(info.Totalram) * uint64(info.Unit) / each)
+	return int(info.Totalram * uint64(info.Unit) / each)
 }
 
 func readIfNamed(file string) (string, error) {

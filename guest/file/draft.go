@@ -114,7 +114,7 @@ func (d *Draft) Commit(path string, mode fs.FileMode, overwrite bool) error {
 		d.renamed = true
 		return nil
 	case errors.Is(err, syscall.EXDEV) && filepath.Dir(d.f.Name()) != filepath.Dir(target):
-		return d.cross(path, mode)
+		return d.cross(path, target, mode)
 	case errors.Is(err, syscall.EXDEV), errors.Is(err, syscall.EBUSY), errors.Is(err, fs.ErrPermission):
 		// Something is mounted on the file, or the directory is not ours to change.
 		return d.copyInto(path, target, mode)
@@ -123,12 +123,14 @@ func (d *Draft) Commit(path string, mode fs.FileMode, overwrite bool) error {
 	}
 }
 
-// cross commits a copy that lies on the file system of path.
-func (d *Draft) cross(path string, mode fs.FileMode) error {
-	near, err := NewDraft(path, "")
+// cross commits a copy that lies on the file system of target. Where none can
+// be made, the target is written in place.
+func (d *Draft) cross(path, target string, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(target), TempPrefix)
 	if err != nil {
-		return err
+		return d.copyInto(path, target, mode)
 	}
+	near := &Draft{f: f}
 	defer near.Discard()
 	r, err := d.Reader()
 	if err != nil {

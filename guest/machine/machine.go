@@ -158,12 +158,14 @@ func stir(seed []byte) error {
 // trust puts extra into the bundle and beside it, or takes what an earlier call
 // put there out again.
 func trust(root, extra string) error {
+	if extra == "" {
+		if _, err := os.Lstat(root + Extra); errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			return nil // there is nothing to take out
+		}
+	}
 	bundle, err := readBundle(root + Bundle)
 	if err != nil {
 		return err
-	}
-	if extra == "" && !bytes.Contains(bundle, []byte(bundleBegin)) {
-		return nil
 	}
 	if len(bundle) == 0 && extra != "" {
 		for _, other := range otherBundles {
@@ -231,23 +233,20 @@ func replace(path string, content []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".hutch-tmp-")
+	temp := filepath.Join(dir, ".hutch-tmp-"+rand.Text())
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) // the agent's umask takes nothing from these modes
 	if err != nil {
 		return overwrite(path, content, err)
 	}
-	defer os.Remove(f.Name()) // gone already if all went well
 	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return err
+		return errors.Join(err, os.Remove(temp))
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return overwrite(path, content, err)
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(overwrite(path, content, err), os.Remove(temp))
 	}
 	return nil
 }

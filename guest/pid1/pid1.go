@@ -21,12 +21,9 @@ import (
 	"github.com/hutch-sh/hutch/internal/handshake"
 )
 
-// linkFD is the agent's descriptor of the line to init.
-const linkFD = 3
-
 // LinkFD is the descriptor an agent started by [Run] finds its line to init at,
 // for [OpenLink].
-const LinkFD = linkFD
+const LinkFD = 3
 
 // Limits. An agent that dies more often than maxDeaths times within window will
 // not do better the next time; the sandbox ends, and its owner learns why.
@@ -231,7 +228,7 @@ func (s *supervisor) start() (*agent, error) {
 	attr := &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
-		Files: []uintptr{s.null.Fd(), out, out, linkFD: uintptr(fds[1])},
+		Files: []uintptr{s.null.Fd(), out, out, LinkFD: uintptr(fds[1])},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	argv := append([]string{s.cfg.Program}, s.cfg.Args...)
@@ -308,7 +305,7 @@ func socketFile(fd int) (*os.File, error) {
 // closeOnExec keeps descriptors that were handed to this process by mistake
 // from reaching the sandbox's programs.
 func closeOnExec() {
-	_ = unix.CloseRange(linkFD, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 they do reach them
+	_ = unix.CloseRange(LinkFD, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 they do reach them
 }
 
 // Seal does that for an agent, which [Run] starts with descriptors of its own.

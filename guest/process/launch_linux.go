@@ -70,6 +70,9 @@ func (j *Job) resolve(argv []string, last bool) (path string, args []string, say
 
 // spawn runs one program with the job's pipes.
 func (j *Job) spawn(path string, argv []string, stdin *os.File) (pid, pidfd int, at stage, err error) {
+	if j.table.full() {
+		return 0, -1, stageFork, unix.EAGAIN
+	}
 	in, err := stdin.SyscallConn()
 	if err != nil {
 		return 0, -1, stageFiles, err

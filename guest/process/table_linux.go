@@ -58,6 +58,7 @@ type Table struct {
 	rss     unix.Rlimit
 	nproc   *unix.Rlimit // for children; nil: as the agent's
 	nofile  *unix.Rlimit
+	ceiling uint64 // of tasks in the whole sandbox, above which nothing is started; 0: none
 	wg      sync.WaitGroup
 
 	mu        sync.Mutex
@@ -114,12 +115,28 @@ func (t *Table) limits() {
 	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &n); err == nil && n.Cur < 1<<30 {
 		left := n.Cur - min(uint64(t.cfg.Reserve), n.Cur/4)
 		t.nproc = &unix.Rlimit{Cur: left, Max: left}
+		// Users' programs stop at that number, but those the agent starts for them
+		// count against its own. They may have half of the reserve: enough to look
+		// around after a fork bomb.
+		if t.cfg.Alone && n.Cur < 1<<16 { // the kernel's count has 16 bits
+			t.ceiling = n.Cur - (n.Cur-left)/2
+		}
 	}
 	// Go raises its own soft limit at start; a program that closes every
 	// possible descriptor would take minutes with a limit of a billion.
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n); err == nil && n.Cur > noFileSoft {
 		t.nofile = &unix.Rlimit{Cur: noFileSoft, Max: n.Max}
 	}
+}
+
+// full reports whether one more process could take the room the agent's own
+// threads need. A Go program that cannot have a thread ends.
+func (t *Table) full() bool {
+	if t.ceiling == 0 {
+		return false
+	}
+	var si unix.Sysinfo_t
+	return unix.Sysinfo(&si) == nil && uint64(si.Procs) >= t.ceiling
 }
 
 // SetBudget changes how many bytes of output all jobs may hold together.

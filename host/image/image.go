@@ -66,14 +66,3 @@ func (i Image) Template() hutch.Template {
 		Created: i.Created, Updated: i.Created,
 	}
 }
-
-// Progress tells how far a Prepare or Pull has come. It is sent from one
-// goroutine at a time, and the work waits for the receiver to return.
-type Progress struct {
-	Template string // what is being prepared
-	Step     string // what is being done, for people
-	Done     int    // steps finished
-	Total    int    // steps in all
-	Bytes    int64  // bytes moved so far in this step
-	OfBytes  int64  // bytes to move in this step; 0: unknown
-}

@@ -80,6 +80,8 @@ func (s *Store) describe(img *Image) {
 		img.Default = hutch.Resources{VCPU: 2, MemoryMB: 4 << 10, DiskMB: 10 << 10}
 		img.Env["PATH"] = "/usr/local/go/bin:/root/go/bin:" + img.Env["PATH"]
 		img.Env["GOTOOLCHAIN"] = "local"
+		img.Env["PIP_ROOT_USER_ACTION"] = "ignore" // root is who users are here
+		img.Env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 	}
 	if len(s.extraCA) > 0 {
 		// Programs that bring a list of authorities of their own are told to

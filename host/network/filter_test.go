@@ -409,6 +409,16 @@ func TestSpoofing(t *testing.T) {
 	if err := n.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// What belongs to no connection would not have its source rewritten.
+	mark = theLab.sniff.mark(t)
+	for _, flags := range []byte{0x03, 0x07, 0x3f, 0x00} {
+		segment := tcpTo(80)
+		segment[13] = flags
+		raw.send(t, a.hostMAC(), unix.ETH_P_IP, ipPacket(a.Guest.String(), farWeb, 6, segment))
+	}
+	if pkts := theLab.sniff.since(t, mark); len(pkts) != 0 {
+		t.Errorf("senseless segments left: %v", lines(pkts))
+	}
 	// Protocols without ports, which NAT would have to guess about.
 	for _, proto := range []byte{2, 4, 41, 47, 50, 103, 132} {
 		raw.send(t, a.hostMAC(), unix.ETH_P_IP, ipPacket(a.Guest.String(), farWeb, proto, make([]byte, 24)))
@@ -516,6 +526,25 @@ func TestInbound(t *testing.T) {
 	}
 	if got := sn.from(netip.Addr{}); len(got) > 0 {
 		t.Errorf("packets from outside reached the guest: %v", lines(got))
+	}
+	// Nor may anybody outside pass for a guest.
+	ear, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 9100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ear.Close()
+	raw := rawSocketOn(t, theLab.far, "far0")
+	up, err := net.InterfaceByName("up0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.send(t, up.HardwareAddr, unix.ETH_P_IP, ipPacket(l.Guest.String(), uplinkHost, 17, udpTo(9100)))
+	if first := firstWords(t, ear); first != "from the host" {
+		t.Errorf("the host's service heard %q from somebody who pretends to be a guest", first)
+	}
+	raw.send(t, up.HardwareAddr, unix.ETH_P_IP, ipPacket(uplinkFar, uplinkHost, 17, udpTo(9100)))
+	if first := firstWords(t, ear); first == "from the host" {
+		t.Error("and does not hear who does not pretend either")
 	}
 }
 

@@ -21,13 +21,18 @@ type frames struct {
 
 func rawSocket(t testing.TB, l Link) *frames {
 	t.Helper()
-	f := &frames{from: l.guestMAC()}
-	err := inNS(l.NetNS, func() (err error) {
-		link, err := netlink.LinkByName(guestIf)
+	return rawSocketOn(t, l.NetNS, guestIf)
+}
+
+func rawSocketOn(t testing.TB, ns, iface string) *frames {
+	t.Helper()
+	f := &frames{}
+	err := inNS(ns, func() (err error) {
+		link, err := netlink.LinkByName(iface)
 		if err != nil {
 			return err
 		}
-		f.index = link.Attrs().Index
+		f.index, f.from = link.Attrs().Index, link.Attrs().HardwareAddr
 		f.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
 	})

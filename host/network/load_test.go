@@ -100,11 +100,12 @@ func TestNoLeaks(t *testing.T) {
 			t.Errorf("after %d cycles, %s:\n%s", rounds, what, difference(was[what], is))
 		}
 	}
-	const slack = 4 // the Go runtime's own
-	if k := entries(t, "/proc/self/fd"); k > files+slack {
+	if k := entries(t, "/proc/self/fd"); k > files+4 { // the Go runtime's own
 		t.Errorf("%d files are open, before it were %d", k, files)
 	}
-	if k := entries(t, "/proc/self/task"); k > threads+slack {
+	// The runtime starts a thread when others are busy in the kernel and keeps
+	// it, so the number settles slowly; a leak would be one in each round.
+	if k := entries(t, "/proc/self/task"); k > threads+rounds/10 {
 		t.Errorf("there are %d threads, before it were %d", k, threads)
 	}
 }

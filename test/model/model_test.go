@@ -202,7 +202,7 @@ func (w *world) agree() error {
 		return fmt.Errorf("held and wanted by no row: %v", is)
 	}
 	if ids, err := w.driver.List(); err != nil || len(ids) < cells {
-		return fmt.Errorf("%d cells for %d rows, %v", len(ids), cells, err)
+		return fmt.Errorf("%d cells for %d rows, %w", len(ids), cells, err)
 	}
 	return nil
 }

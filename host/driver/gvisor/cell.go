@@ -116,8 +116,11 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	if !unhook() {
 		return ctx.Err()
 	}
-	if err != nil || !ready {
-		return fmt.Errorf("runsc: %v: %s", err, firstLines(said))
+	if err != nil {
+		return fmt.Errorf("runsc: %w: %s", err, firstLines(said))
+	}
+	if !ready {
+		return fmt.Errorf("the first process ended before it was ready: %s", firstLines(said))
 	}
 	return c.confirm(lim)
 }
