@@ -32,6 +32,7 @@ var agentKinds = map[string]hutch.Kind{
 	CodeProcessNotFound:        hutch.NotFound,
 	CodeResourceNotFound:       hutch.NotFound,
 	CodeFileAlreadyExists:      hutch.Conflict,
+	CodeConflict:               hutch.Conflict,
 	CodePathNotAllowed:         hutch.Forbidden,
 	CodePermissionDenied:       hutch.Forbidden,
 	CodeForbidden:              hutch.Forbidden,

@@ -8,7 +8,7 @@ import (
 
 // desktop answers for a desktop that is not there.
 func (a *Agent) desktop(http.ResponseWriter, *http.Request) error {
-	return api.DesktopNotAvailable("xvfb", "x11vnc", "xdotool", "window manager")
+	return api.DesktopNotAvailable("xvfb", "x11vnc", "xdotool", "openbox")
 }
 
 // update refuses: the agent belongs to the host, and lies where nobody in the

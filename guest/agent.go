@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -114,8 +115,12 @@ func New(cfg Config) (*Agent, error) {
 
 // baseEnv is the environment of a sandbox that nobody has set anything in.
 func baseEnv() map[string]string {
+	shell := "/bin/bash"
+	if _, err := os.Stat(shell); err != nil {
+		shell = "/bin/sh"
+	}
 	return map[string]string{
-		"PATH": environment.DefaultPath, "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8", "SHELL": "/bin/bash",
+		"PATH": environment.DefaultPath, "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8", "SHELL": shell,
 	}
 }
 
@@ -145,7 +150,9 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = srv.Close()
 	}
-	<-done // http.ErrServerClosed
+	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
 	return err
 }
 

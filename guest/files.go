@@ -25,6 +25,7 @@ const (
 	maxDrain     = 1 << 30 // of a refused upload, so that its client sees the answer
 	drainTime    = 10 * time.Second
 	writeBuffer  = 256 << 10
+	readBuffer   = 256 << 10 // the form's own reader would fetch 4 KiB at a time
 )
 
 // pathOf returns the absolute path a request names.
@@ -172,7 +173,7 @@ func (a *Agent) uploadFile(w http.ResponseWriter, r *http.Request) error {
 	home := a.home()
 	u := upload{path: query(r, "path"), home: home, resolve: func(p string) (string, error) { return file.Resolve(p, home) }}
 	defer u.discard()
-	if err := u.read(multipart.NewReader(a.body(w, r, 0), params["boundary"])); err != nil {
+	if err := u.read(multipart.NewReader(bufio.NewReaderSize(a.body(w, r, 0), readBuffer), params["boundary"])); err != nil {
 		a.drain(w, r)
 		return bodyOr(err)
 	}
@@ -214,7 +215,7 @@ func (u *upload) discard() {
 func (u *upload) read(form *multipart.Reader) error {
 	for {
 		part, err := form.NextPart()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // wrapped, it means that the form was cut off
 			return nil
 		} else if err != nil {
 			return formError(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
@@ -121,7 +122,12 @@ func settings(id handshake.Identity) machine.Settings {
 func (a *Agent) become(id handshake.Identity) (warnings []string) {
 	s := settings(id)
 	if a.cfg.Root == "" {
-		s.Dirs = append(s.Dirs, a.cfg.Workspace)
+		s.Dirs = append(s.Dirs, a.cfg.Workspace, baseEnv()["HOME"])
+		if err := os.Mkdir(a.cfg.TempDir, 0o777); err == nil { // images made of one program have none
+			if err := os.Chmod(a.cfg.TempDir, 0o777|os.ModeSticky); err != nil {
+				warnings = append(warnings, err.Error())
+			}
+		}
 	}
 	for _, err := range machine.Apply(a.cfg.Root, s) {
 		warnings = append(warnings, err.Error())

@@ -115,7 +115,7 @@ func (a *Agent) dispatch(w http.ResponseWriter, r *http.Request, found route, va
 // recovered answers for a handler that panicked. A connection closed without an
 // answer would make JavaScript clients send the request again.
 func (a *Agent) recovered(w *recorder, r *http.Request, p any) {
-	if p == http.ErrAbortHandler {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p) //nolint:forbidigo // it is on its way to net/http
 	}
 	a.log.Error("a handler panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))

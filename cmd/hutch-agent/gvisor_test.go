@@ -225,6 +225,7 @@ import time; time.sleep(300)
 			b.must("GET", "/ping", nil, nil)
 			ping = append(ping, time.Since(began))
 		}
+		t.Logf("resident memory of init and agent in KiB: %q", b.bash("grep -h VmRSS /proc/1/status /proc/$PPID/status | tr -d '\\n'").Stdout)
 		for name, d := range map[string][]time.Duration{"run /bin/true, seen from outside": whole, "the same, start to exit": inside, "ping": ping} {
 			slices.Sort(d)
 			t.Logf("%s: n=%d p50 %v p90 %v max %v", name, len(d), d[len(d)/2], d[len(d)*9/10], d[len(d)-1])

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -106,7 +107,7 @@ func (m *machine) openHost(ctx context.Context, cfg cli.Serve, log *slog.Logger,
 	}); err != nil {
 		return err
 	}
-	*closers = append(*closers, m.network.Close, m.watchNetwork(log))
+	*closers = append(*closers, m.closeNetwork, m.watchNetwork(log))
 	if m.driver, err = gvisor.New(gvisor.Config{Runsc: runsc, Tag: tag}); err != nil {
 		return err
 	}
@@ -122,6 +123,16 @@ func (m *machine) openHost(ctx context.Context, cfg cli.Serve, log *slog.Logger,
 	}
 	*closers = append(*closers, func() error { m.host.Close(); return nil })
 	return nil
+}
+
+// closeNetwork leaves the filter in force for sandboxes that live on. Without
+// any, the machine is left as it was found.
+func (m *machine) closeNetwork() error {
+	n, err := m.living()
+	if err == nil && n == 0 {
+		err = m.network.Purge()
+	}
+	return errors.Join(err, m.network.Close())
 }
 
 // watchNetwork keeps the filter in force until the result is called.

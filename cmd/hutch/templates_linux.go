@@ -77,20 +77,19 @@ func (s shelf) List(ctx context.Context) ([]cli.Template, error) {
 
 func (s shelf) Close() error { return s.db.Close() }
 
-// reporter turns a store's progress into the command line's: the end of a step
-// is the beginning of the next.
+// reporter turns a store's progress into the command line's. A store says that
+// a step is over by counting it.
 func reporter(report func(cli.Progress)) func(image.Progress) {
-	var last cli.Progress
+	var step cli.Progress // the one under way
+	finished := 0
 	return func(p image.Progress) {
-		now := cli.Progress{Template: p.Template, Step: p.Done + 1, Steps: p.Total, Name: p.Step, Bytes: p.Bytes, Total: p.OfBytes}
-		if last.Name != "" && (last.Name != now.Name || p.Done >= p.Total) {
-			last.Done = true
-			report(last)
+		if p.Step != step.Name || p.Template != step.Template {
+			step = cli.Progress{Template: p.Template, Name: p.Step, Step: p.Done + 1, Steps: p.Total}
 		}
-		last = now
-		if p.Done < p.Total {
-			report(now)
-		}
+		step.Bytes, step.Total = p.Bytes, p.OfBytes
+		step.Done = p.Done > finished
+		finished = p.Done
+		report(step)
 	}
 }
 

@@ -241,7 +241,7 @@ func fchmod(f *os.File, bits uint32) error {
 
 func links(fi fs.FileInfo) uint64 {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Nlink)
+		return uint64(st.Nlink) //nolint:unconvert // 32 bits on arm64
 	}
 	return 1
 }
@@ -255,9 +255,9 @@ func follow(path string) (string, error) {
 			return "", err
 		}
 		path = filepath.Join(dir, filepath.Base(path))
-		to, err := os.Readlink(path)
-		if err != nil {
-			return path, nil // no link, or nothing there
+		to, _ := os.Readlink(path) // empty for what is no link, or not there
+		if to == "" {
+			return path, nil
 		}
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(dir, to)

@@ -121,7 +121,7 @@ func (m *Message) Decode(path string) (*Draft, error) {
 // asAnswer leaves answers alone and makes one of everything that is wrong with
 // the JSON. What the body's reader says, the caller must look for itself.
 func asAnswer(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	var s *syntaxError
@@ -175,7 +175,7 @@ func (d *decoder) next(want ...byte) (byte, error) {
 // end demands that nothing follows.
 func (d *decoder) end() error {
 	switch c, err := d.peek(); {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
 		return err
@@ -358,7 +358,7 @@ func (d *decoder) escape(w *bufio.Writer) error {
 	}
 	for utf16.IsSurrogate(r) {
 		b, err := d.r.Peek(2)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if len(b) < 2 || b[0] != '\\' || b[1] != 'u' {

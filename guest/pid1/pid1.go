@@ -235,7 +235,7 @@ func (s *supervisor) start() (*agent, error) {
 	var pid int
 	for end := time.Now().Add(forkPeriod); ; {
 		pid, _, err = syscall.StartProcess(s.cfg.Program, argv, attr)
-		if err != syscall.EAGAIN && err != syscall.ENOMEM || time.Now().After(end) {
+		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.ENOMEM) || time.Now().After(end) {
 			break
 		}
 		<-time.After(forkRetry)

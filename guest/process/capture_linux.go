@@ -47,7 +47,10 @@ type capture struct {
 	limit  int
 	budget *budget
 	done   chan struct{} // closed when the last writer is gone
+	more   chan struct{} // has an element when something was read since it was last taken
 	seen   atomic.Int64  // bytes read so far
+
+	reading sync.Mutex // held from taking bytes out of the pipe until they are counted; never while waiting
 
 	mu      sync.Mutex
 	keep    keep
@@ -69,7 +72,8 @@ func newCapture(k keep, limit int, b *budget) (*capture, int, error) {
 		return nil, -1, err
 	}
 	return &capture{
-		file: os.NewFile(uintptr(p[0]), "output"), keep: k, limit: limit, budget: b, done: make(chan struct{}),
+		file: os.NewFile(uintptr(p[0]), "output"), keep: k, limit: limit, budget: b,
+		done: make(chan struct{}), more: make(chan struct{}, 1),
 	}, p[1], nil
 }
 
@@ -88,6 +92,8 @@ func (c *capture) read() {
 		err := conn.Read(func(fd uintptr) bool {
 			b := readBuffers.Get().(*[readSize]byte)
 			defer readBuffers.Put(b)
+			c.reading.Lock()
+			defer c.reading.Unlock()
 			for {
 				n, rerr = syscall.Read(int(fd), b[:])
 				if rerr != syscall.EINTR {
@@ -111,6 +117,10 @@ func (c *capture) read() {
 // add keeps what may be kept of b.
 func (c *capture) add(b []byte) {
 	c.seen.Add(int64(len(b)))
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch c.keep {
@@ -158,6 +168,33 @@ func (c *capture) output() (string, bool) {
 		return string(b[len(b)-c.limit:]), true
 	}
 	return string(c.buf), c.dropped
+}
+
+// written returns how many bytes have been written to the stream up to now,
+// those included that are still in the pipe.
+func (c *capture) written() int64 {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	waiting := 0
+	if conn, err := c.file.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { // fails when the stream has ended, and then nothing waits
+			if n, err := unix.IoctlGetInt(int(fd), unix.FIONREAD); err == nil {
+				waiting = n
+			}
+		})
+	}
+	return c.seen.Load() + int64(waiting)
+}
+
+// caughtUp returns when n bytes have been read, or the stream has ended.
+func (c *capture) caughtUp(n int64) {
+	for c.seen.Load() < n {
+		select {
+		case <-c.more:
+		case <-c.done:
+			return
+		}
+	}
 }
 
 // close keeps nothing more; reading goes on.

@@ -131,8 +131,7 @@ func (j *Job) Result() Result {
 	j.mu.Unlock()
 	if r.Status == Running || j.Background {
 		var cut bool
-		var say string
-		say = r.Stderr
+		say := r.Stderr
 		r.Stdout, r.Truncated = j.out.output()
 		r.Stderr, cut = j.err.output()
 		r.Truncated = r.Truncated || cut
@@ -233,7 +232,6 @@ func (j *Job) match() matcher {
 // attend sees the job through: its steps, its timeout, its output. It owns the
 // job's processes.
 func (j *Job) attend(c *child) {
-	defer j.table.finished(j)
 	var ws unix.WaitStatus
 	var say string
 	code := ExitNotRun
@@ -295,11 +293,15 @@ func (j *Job) await(c *child) (unix.WaitStatus, error) {
 }
 
 // settleOutput returns when the output is complete, or when what is missing
-// can only come from processes that outlive this one.
+// can only come from processes that outlive this one: everything that was in
+// the pipes at this one's end is in its output, however slow the machine.
 func (j *Job) settleOutput() {
 	if j.out.ended() && j.err.ended() {
 		return
 	}
+	out1, err1 := j.out.written(), j.err.written()
+	j.out.caughtUp(out1)
+	j.err.caughtUp(err1)
 	limit := time.NewTimer(settle)
 	defer limit.Stop()
 	tick := time.NewTimer(quiet)
@@ -370,5 +372,6 @@ func (j *Job) finish(code int, say string) {
 	if j.cmd.Cleanup != nil {
 		j.cmd.Cleanup()
 	}
+	j.table.finished(j)
 	close(j.done)
 }

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"time"
 )
@@ -116,22 +117,20 @@ func (t *Table) Shutdown(ctx context.Context, grace time.Duration) (int, error) 
 	}()
 	t.condemn()
 	match := t.users()
-	asked := 0
+	ended := map[key]bool{}
 	if grace > 0 {
 		var err error
-		if asked, err = terminate(ctx, match, grace); err != nil {
-			return asked, err
+		if ended, err = terminate(ctx, match, grace); err != nil {
+			return len(ended), err
 		}
 	}
 	killed, err := end(context.WithoutCancel(ctx), hunt{match, t.anyone()})
-	if grace <= 0 {
-		asked = len(killed)
-	}
+	maps.Copy(ended, killed)
 	if err != nil {
-		return asked, err
+		return len(ended), err
 	}
 	awaitReaped(ctx, killed)
-	return asked, nil
+	return len(ended), nil
 }
 
 // Close kills what this table started and releases everything. Nothing can be

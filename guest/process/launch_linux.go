@@ -28,7 +28,7 @@ func (j *Job) launch(argv []string, last bool) (c *child, say string, code int) 
 		stdin = j.cmd.Stdin
 	}
 	pid, pidfd, at, err := j.spawn(path, argv, stdin)
-	if err == unix.ENOEXEC { // a script without a first line that names its interpreter
+	if errors.Is(err, unix.ENOEXEC) { // a script without a first line that names its interpreter
 		pid, pidfd, at, err = j.spawn(shell, append([]string{shell, path}, argv[1:]...), stdin)
 	}
 	if err != nil {
@@ -110,7 +110,8 @@ func explain(name, dir string, at stage, err error) (string, int) {
 	if at == stageDir {
 		return fmt.Sprintf("working directory %s: %v", dir, err), ExitNotRun
 	}
-	switch err {
+	errno, _ := errors.AsType[unix.Errno](err)
+	switch errno {
 	case unix.ENOENT:
 		return name + ": cannot be run: the interpreter or loader it names does not exist in this sandbox", ExitNotFound
 	case unix.EACCES, unix.EPERM:

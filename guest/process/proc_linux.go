@@ -130,7 +130,7 @@ func tagOf(pid int) (uint64, bool) {
 	if err == nil {
 		return lim.Cur, true
 	}
-	if err != unix.EPERM {
+	if !errors.Is(err, unix.EPERM) {
 		return 0, false
 	}
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -288,7 +289,7 @@ func TestBackgroundWriter(t *testing.T) {
 	}
 	start := time.Now()
 	r := run(t, tb, bash(`(read x <`+gate+`; head -c 1000000 /dev/zero; echo $? >`+pidfile+`) & echo started`))
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("waited %v for the background child", took)
 	}
 	if r.Stdout != "started\n" || r.ExitCode != 0 {
@@ -312,7 +313,7 @@ func TestTimeoutKillsTree(t *testing.T) {
 	if r.ExitCode != ExitTimeout || !r.TimedOut || r.Status != Killed || r.Stdout != "before\n" || !strings.Contains(r.Stderr, "timed out after 300ms") {
 		t.Errorf("%+v", r)
 	}
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("took %v", took)
 	}
 	if pid := pidIn(t, dir+"/a"); alive(pid) {
@@ -442,7 +443,7 @@ func TestKillAnyProcess(t *testing.T) {
 		"1": ErrProtected, strconv.Itoa(os.Getpid()): ErrProtected, strconv.Itoa(os.Getppid()): ErrProtected,
 		"0": ErrUnknown, "-1": ErrUnknown, "": ErrUnknown, "proc_nothing": ErrUnknown, "99999999": ErrUnknown,
 	} {
-		if _, err := tb.Kill(t.Context(), id); err != want {
+		if _, err := tb.Kill(t.Context(), id); !errors.Is(err, want) {
 			t.Errorf("kill %q: %v, want %v", id, err, want)
 		}
 	}
@@ -525,7 +526,7 @@ func TestShutdown(t *testing.T) {
 	start(`python3 -c '`+escape+`' $1`, "escaped")
 	pids := []int{polite.PID(), stubborn.PID(), pidIn(t, dir+"/escaped")}
 
-	n, err := tb.Shutdown(t.Context(), 500*time.Millisecond)
+	n, err := tb.Shutdown(t.Context(), 2*time.Second)
 	if err != nil || n < 3 {
 		t.Errorf("ended %d, %v", n, err)
 	}
@@ -656,7 +657,7 @@ func TestClosedTable(t *testing.T) {
 	if alive(j.PID()) {
 		t.Error("alive after close")
 	}
-	if _, err := tb.Start(command("true")); err != ErrClosing {
+	if _, err := tb.Start(command("true")); !errors.Is(err, ErrClosing) {
 		t.Errorf("start after close: %v", err)
 	}
 }

@@ -181,7 +181,6 @@ func (t *Table) Start(cmd Command) (*Job, error) {
 			j.closeInputs()
 		}
 		j.finish(code, say)
-		t.finished(j)
 		return j, nil
 	}
 	t.wg.Go(func() { j.attend(c) })

@@ -142,7 +142,7 @@ func subdue(ctx context.Context, h hunt) (calm bool, err error) {
 			}
 			fresh = true
 			stopped[pid] = true
-			if err := unix.Kill(pid, unix.SIGSTOP); err != nil && err != unix.ESRCH {
+			if err := unix.Kill(pid, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
 				return false, fmt.Errorf("stop process %d: %w", pid, err)
 			}
 		}
@@ -167,7 +167,7 @@ func freeze(ctx context.Context, match matcher, found []Stat) ([]Stat, error) {
 			}
 			fresh = true
 			stopped[keyOf(s)] = true
-			if err := unix.Kill(s.PID, unix.SIGSTOP); err != nil && err != unix.ESRCH {
+			if err := unix.Kill(s.PID, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
 				return nil, fmt.Errorf("stop process %d: %w", s.PID, err)
 			}
 		}
@@ -191,7 +191,7 @@ func signalAndWait(ctx context.Context, targets []Stat, sig unix.Signal) error {
 	w := watch(targets)
 	defer w.close()
 	for _, s := range targets {
-		if err := w.signal(s.PID, sig); err != nil && err != unix.ESRCH {
+		if err := w.signal(s.PID, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("signal process %d: %w", s.PID, err)
 		}
 	}
@@ -212,10 +212,10 @@ func watch(targets []Stat) *watcher {
 		if len(w.fds) < maxWatched {
 			fd, err = unix.PidfdOpen(s.PID, 0)
 		}
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			w.fds[s.PID] = fd
-		case unix.ESRCH:
+		case errors.Is(err, unix.ESRCH):
 		default:
 			w.blind[s.PID] = true
 		}
@@ -327,21 +327,19 @@ func awaitReaped(ctx context.Context, killed map[key]bool) {
 	}
 }
 
-// terminate sends SIGTERM to what match picks and waits up to grace for it to
-// end. It returns the number of processes that had to be asked; what is left
-// after that is [end]'s.
-func terminate(ctx context.Context, match matcher, grace time.Duration) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
+// terminate sends SIGTERM to what match picks and waits for it to end, up to
+// grace from when everybody has been asked. It returns whom it asked; who is
+// left after that is [end]'s.
+func terminate(ctx context.Context, match matcher, grace time.Duration) (map[key]bool, error) {
 	asked := map[key]bool{}
-	for {
+	for first := true; ; first = false {
 		all, err := snapshot()
 		if err != nil {
-			return len(asked), err
+			return asked, err
 		}
 		targets := living(match(all))
 		if len(targets) == 0 || ctx.Err() != nil {
-			return len(asked), nil
+			return asked, nil
 		}
 		w := watch(targets)
 		for _, s := range targets {
@@ -353,12 +351,17 @@ func terminate(ctx context.Context, match matcher, grace time.Duration) (int, er
 			_ = w.signal(s.PID, unix.SIGTERM)
 			_ = w.signal(s.PID, unix.SIGCONT)
 		}
+		if first {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, grace)
+			defer cancel()
+		}
 		err = w.wait(ctx)
 		w.close()
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-			return len(asked), nil
+			return asked, nil
 		} else if err != nil {
-			return len(asked), err
+			return asked, err
 		}
 	}
 }

@@ -114,6 +114,15 @@ func TestInternet(t *testing.T) {
 	})
 }
 
+// What the outside says about a guest's packets reaches the guest.
+func TestErrorsComeBack(t *testing.T) {
+	n := open(t)
+	g := newPlainGuest(t, attach(t, n, 0, true))
+	if _, err := g.udp(farWeb+":9999", soon); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("nobody is at that port, and the guest hears: %v", err)
+	}
+}
+
 func TestDenied(t *testing.T) {
 	eachKind(t, true, func(t *testing.T, n *Net, l Link, g guest) {
 		ps := deniedProbes(l)
@@ -459,7 +468,7 @@ func TestEthertypes(t *testing.T) {
 	// gets its frames after the program on the link has looked at them.
 	kinds := []uint16{0x88b5, 0x88cc, 0x888e, 0x8863, 0x8847, 0x8100, 0x88a8, unix.ETH_P_IPV6, 0x0004}
 	for _, kind := range append(kinds, unix.ETH_P_ARP) {
-		ears := listenFrames(t, kind)
+		ears := listenFrames(t, l, kind)
 		raw.send(t, l.hostMAC(), kind, make([]byte, 60))
 		raw.send(t, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, kind, make([]byte, 60))
 		// What follows on the same link has been seen when this has.
@@ -563,6 +572,7 @@ ip -n lan addr add 6.6.6.2/24 dev eth0; ip -n lan link set eth0 up; ip -n lan ro
 	}
 	far := &plainGuest{t: t, link: Link{NetNS: theLab.far}}
 	lan := &plainGuest{t: t, link: Link{NetNS: runNetns + "/lan"}}
+	sn := sniffOn(t, runNetns+"/lan", "eth0")
 	try := func() (bool, bool) {
 		_, in := far.tcp("6.6.6.2:80", never)
 		_, out := lan.tcp(uplinkFar+":80", never)
@@ -572,6 +582,9 @@ ip -n lan addr add 6.6.6.2/24 dev eth0; ip -n lan link set eth0 up; ip -n lan ro
 	g := newPlainGuest(t, attach(t, n, 0, true))
 	if in, out := try(); in || out {
 		t.Errorf("the host routes for others: in %v, out %v", in, out)
+	}
+	if got := sn.from(netip.MustParseAddr(uplinkFar)); len(got) > 0 {
+		t.Errorf("the host routed at least one way: %v", lines(got))
 	}
 	// If the operator makes it one, we are not in the way.
 	shell(t, "sysctl -qw net.ipv4.ip_forward=1")

@@ -53,13 +53,11 @@ func (f *frames) send(t testing.TB, dst net.HardwareAddr, kind uint16, payload [
 	}
 }
 
-// ears hear frames of one kind on all interfaces, as a daemon of the host does.
-type ears struct {
-	fd   int
-	kind uint16
-}
+// ears hear frames of one kind on all interfaces, as a daemon of the host does,
+// and count those of one link.
+type ears struct{ fd, index int }
 
-func listenFrames(t testing.TB, kind uint16) *ears {
+func listenFrames(t testing.TB, l Link, kind uint16) *ears {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -72,7 +70,11 @@ func listenFrames(t testing.TB, kind uint16) *ears {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
 		t.Fatal(err)
 	}
-	return &ears{fd, kind}
+	link, err := netlink.LinkByName(l.HostIf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ears{fd, link.Attrs().Index}
 }
 
 // until counts what has been heard when a last frame, sent by last, must have
@@ -93,7 +95,7 @@ func (e *ears) until(t testing.TB, last func()) int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING && ll.Ifindex == e.index {
 			got++
 		}
 	}

@@ -114,7 +114,7 @@ func TestCommandInput(t *testing.T) {
 		}
 	})
 	t.Run("kill of process 1 or of the agent is refused", func(t *testing.T) {
-		for _, line := range []string{"echo 1", "pgrep -of 'hutch-agent serve' || echo 1"} {
+		for _, line := range []string{"echo 1", "pgrep -of 'hutch-agent [s]erve' || echo 1"} {
 			r := must[caller.Result](t)(sb.Shell(t.Context(), line, 10*time.Second))
 			must[caller.Answer](t)(sb.Agent(t.Context(), http.MethodPost, "/execute/kill/"+strings.TrimSpace(r.Stdout), nil))
 		}

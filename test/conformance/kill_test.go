@@ -29,8 +29,6 @@ const killLimit = 5 * time.Second
 func TestKillInEveryState(t *testing.T) {
 	m := machine(t)
 	who := m.Caller()
-	base := snapshot(t, m)
-
 	states := []struct {
 		name   string
 		fields map[string]any
@@ -54,7 +52,7 @@ func TestKillInEveryState(t *testing.T) {
 		{"out of memory", map[string]any{"memory_mb": 512}, func(t *testing.T, sb *caller.Sandbox) { exhaust(t, sb) }},
 		{"agent dead", nil, func(t *testing.T, sb *caller.Sandbox) { loseAgent(t, sb) }},
 		{"agent stopped", nil, func(t *testing.T, sb *caller.Sandbox) {
-			start(t, sb, "touch /tmp/up; pkill -STOP -f 'hutch-agent'")
+			must[string](t)(sb.Start(t.Context(), "pkill -STOP -f 'hutch-agent [s]erve'"))
 			silent(t, sb)
 		}},
 		{"sentry stopped", nil, func(t *testing.T, sb *caller.Sandbox) { signal(t, m, sb, syscall.SIGSTOP) }},
@@ -65,6 +63,7 @@ func TestKillInEveryState(t *testing.T) {
 	for _, s := range states {
 		for _, how := range []string{"kill", "delete"} {
 			t.Run(s.name+"/"+how, func(t *testing.T) {
+				base := snapshot(t, m) // for each anew: a leak is of the case that made it
 				sb := made(t, who, s.fields)
 				s.bring(t, sb)
 				method, path := http.MethodPost, "/v1/sandboxes/"+sb.ID+"/kill"
@@ -80,13 +79,28 @@ func TestKillInEveryState(t *testing.T) {
 					t.Errorf("took %v", a.Took)
 				}
 				t.Logf("%s: %v", s.name, a.Took.Round(time.Millisecond))
-				envelope(t, must[caller.Answer](t)(sb.Get(t.Context())), http.StatusNotFound, "RESOURCE_NOT_FOUND")
+				dead := must[caller.Answer](t)(sb.Get(t.Context()))
+				envelope(t, dead, http.StatusNotFound, "RESOURCE_NOT_FOUND")
+				// What died by itself before the kill came says of what.
+				reasons := append([]string{"request"}, diesOf[s.name]...)
+				if why := dead.Text("details.reason"); !slices.Contains(reasons, why) || dead.Text("details.terminated_at") == "" {
+					t.Errorf("of what it died: %s, want one of %q", dead, reasons)
+				}
 				if a := must[caller.Answer](t)(sb.Agent(t.Context(), http.MethodGet, "/health", nil)); a.Status != http.StatusUnauthorized && a.Status != http.StatusNotFound {
 					t.Errorf("its token still opens something: %s", a)
 				}
 			})
 		}
 	}
+}
+
+// diesOf are the ends that a state may bring by itself, before the kill.
+var diesOf = map[string][]string{
+	"out of memory":          {"oom"},
+	"agent dead":             {"agent_lost", "crashed"},
+	"sentry killed":          {"crashed"},
+	"fork bomb":              {"crashed", "agent_lost"},
+	"deadline a second away": {"timeout"},
 }
 
 // TestKillTogether sends 64 kills of one sandbox at once. Every one gets 200,
@@ -253,7 +267,12 @@ func start(t *testing.T, sb *caller.Sandbox, line string) {
 	t.Helper()
 	must[string](t)(sb.Start(t.Context(), line))
 	until(t, "it runs", 10*time.Second, func() (bool, error) {
-		a, err := sb.Agent(t.Context(), http.MethodGet, "/files/exists?path=/tmp/up", nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		a, err := sb.Agent(ctx, http.MethodGet, "/files/exists?path=/tmp/up", nil)
+		if ctx.Err() != nil { // it is so much at it that the agent cannot say so
+			return true, nil
+		}
 		return err == nil && a.Status == 200 && a.Field("exists") == true || a.Status >= 500, err
 	})
 }
@@ -281,7 +300,7 @@ func exhaust(t *testing.T, sb *caller.Sandbox) {
 // loseAgent keeps killing the agent, so that no restart of it lasts.
 func loseAgent(t *testing.T, sb *caller.Sandbox) {
 	t.Helper()
-	must[string](t)(sb.Start(t.Context(), "setsid bash -c 'while :; do pkill -KILL -f \"hutch-agent serve\"; done' & wait"))
+	must[string](t)(sb.Start(t.Context(), "setsid bash -c 'while :; do pkill -KILL -f \"hutch-agent [s]erve\"; done' & wait"))
 	silent(t, sb)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -356,19 +357,17 @@ func (g group) kill(ctx context.Context) error {
 			// One write kills the tree, forks in flight included.
 			_ = os.WriteFile(g.dir("")+"/cgroup.kill", []byte("1"), 0)
 		}
-		for _, pid := range pids {
-			if pid == os.Getpid() {
-				// One of our threads is in the middle of a fork and about to
-				// leave. Its child will be seen in the next round.
-				runtime.Gosched()
-				if ctx.Err() != nil {
-					return fmt.Errorf("this process is in cgroup %s: %w", g.path(), ctx.Err())
-				}
-				continue
+		if i := slices.Index(pids, os.Getpid()); i >= 0 {
+			// One of our threads is in the middle of a fork and about to
+			// leave. Its child will be seen in the next round.
+			runtime.Gosched()
+			if ctx.Err() != nil {
+				return fmt.Errorf("this process is in cgroup %s: %w", g.path(), ctx.Err())
 			}
-			if err := killAndWait(ctx, pid); err != nil {
-				return err
-			}
+			pids = slices.Delete(pids, i, i+1)
+		}
+		if err := killAndWait(ctx, pids); err != nil {
+			return err
 		}
 	}
 }

@@ -352,9 +352,11 @@ func TestKillOfRunscLeavesNothing(t *testing.T) {
 			killRunsc(d, id, time.Duration(rand.Int64N(int64(90*time.Millisecond))))
 		}()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		began := time.Now()
 		c, err := d.Create(ctx, bundle(t, id))
 		cancel()
 		<-done
+		t.Logf("%v: %v", time.Since(began), err)
 		if errors.Is(err, context.DeadlineExceeded) {
 			t.Error("a start whose process was killed was not noticed")
 		}

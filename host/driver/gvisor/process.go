@@ -54,25 +54,32 @@ func startFromThread(g group, cmd *exec.Cmd) error {
 	return err
 }
 
-// killAndWait kills one process and returns when it has ended. If it is an
-// orphan that fell to us, it is reaped too.
-func killAndWait(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
+// killAndWait kills processes, all before it waits for any, and returns when
+// they have ended. Those that are orphans that fell to us are reaped too.
+func killAndWait(ctx context.Context, pids []int) error {
+	var fds []int
+	defer func() { closeAll(fds) }()
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("process %d: %w", pid, err)
+		}
+		fds = append(fds, fd)
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	}
+	for _, fd := range fds {
+		if err := waitPidfd(ctx, fd); err != nil {
+			return fmt.Errorf("killed processes do not end: %w", err)
+		}
+	}
+	for _, pid := range pids {
 		reap(pid)
-		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("process %d: %w", pid, err)
-	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("kill process %d: %w", pid, err)
-	}
-	if err := waitPidfd(ctx, fd); err != nil {
-		return fmt.Errorf("process %d does not end: %w", pid, err)
-	}
-	reap(pid)
 	return nil
 }
 

@@ -27,16 +27,20 @@ type Caller struct {
 	HTTP   *http.Client
 }
 
+// patience is how long any one request may take.
+const patience = 2 * time.Minute
+
 // Fresh is a client that opens a connection for each request, as HopX's
 // JavaScript SDK does, and never follows a redirect or a proxy.
 var Fresh = &http.Client{
 	Transport:     transport(true),
 	CheckRedirect: noRedirect,
+	Timeout:       patience,
 }
 
 // Kept is a client that keeps connections for the next request.
 func Kept() *http.Client {
-	return &http.Client{Transport: transport(false), CheckRedirect: noRedirect}
+	return &http.Client{Transport: transport(false), CheckRedirect: noRedirect, Timeout: patience}
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

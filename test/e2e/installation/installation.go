@@ -36,7 +36,7 @@ import (
 const (
 	EnvBinary = "HUTCH_TEST_BINARY" // the program; bin/hutch of this repository if unset
 	EnvData   = "HUTCH_TEST_DATA"   // a data directory with prepared templates; see Prepared
-	EnvLog    = "HUTCH_TEST_LOG"    // file that servers' output is appended to; kept in memory if unset
+	EnvLog    = "HUTCH_TEST_LOG"    // file that servers' output is appended to; one beside the data if unset
 )
 
 // Options say how an installation differs from a plain one.
@@ -65,7 +65,6 @@ type Installation struct {
 	listen string
 	opts   Options
 	subnet netip.Prefix // of its sandboxes, known from the first start
-	log    output
 
 	mu     sync.Mutex
 	server *server // nil while none runs
@@ -157,7 +156,7 @@ func (i *Installation) Start(ctx context.Context) error {
 	}
 	i.server = s
 	if err := i.ready(ctx, s); err != nil {
-		return fmt.Errorf("%w; it said:\n%s", err, i.log.tail(4000))
+		return fmt.Errorf("%w; it said:\n%s", err, i.tail(4000))
 	}
 	i.subnet, err = i.readSubnet()
 	return err
@@ -169,7 +168,12 @@ func (i *Installation) run(args []string) (*server, error) {
 	cmd := exec.Command(i.binary, args...)
 	cmd.Env = append(os.Environ(), "HUTCH_API_KEY="+i.Key, "TMPDIR="+i.temp())
 	cmd.Env = append(cmd.Env, i.opts.Env...)
-	cmd.Stdout, cmd.Stderr = &i.log, &i.log
+	log, err := i.openLog()
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	s := &server{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
@@ -297,9 +301,10 @@ func (i *Installation) Close(ctx context.Context) error {
 	if len(left) > 0 {
 		errs = append(errs, i.sweep(ctx))
 	}
+	said := i.tail(4000)
 	errs = append(errs, os.RemoveAll(i.dir))
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w\nthe server said:\n%s", err, i.log.tail(4000))
+		return fmt.Errorf("%w\nthe server said:\n%s", err, said)
 	}
 	return nil
 }
@@ -313,47 +318,39 @@ func deadline(ctx context.Context, d time.Duration) context.Context {
 
 func (i *Installation) temp() string { return filepath.Join(i.dir, "tmp") }
 
-// Log is the end of what the server has said.
-func (i *Installation) Log() string { return i.log.tail(16 << 10) }
+// Log is the end of what the servers have said.
+func (i *Installation) Log() string { return i.tail(16 << 10) }
 
-// output keeps the end of what servers say, and appends all of it to the file
-// named by EnvLog.
-type output struct {
-	mu   sync.Mutex
-	last []byte
+// openLog opens the file that servers write to. It is a file and not a pipe to
+// this process, so that a server outlives a test that dies, and cleans up.
+func (i *Installation) openLog() (*os.File, error) {
+	return os.OpenFile(i.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-const keepOutput = 64 << 10
-
-// Write implements [io.Writer].
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.last = append(o.last, p...)
-	if len(o.last) > 2*keepOutput {
-		o.last = append(o.last[:0], o.last[len(o.last)-keepOutput:]...)
-	}
+func (i *Installation) logFile() string {
 	if path := os.Getenv(EnvLog); path != "" {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		return path
+	}
+	return filepath.Join(i.dir, "server.log")
+}
+
+func (i *Installation) tail(n int64) string {
+	f, err := os.Open(i.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > n {
+		_, err = f.Seek(end-n, io.SeekStart)
 		if err != nil {
-			return 0, err
+			return err.Error()
 		}
-		if _, err := f.Write(p); err != nil {
-			return 0, errors.Join(err, f.Close())
-		}
-		return len(p), f.Close()
+	} else if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err.Error()
 	}
-	return len(p), nil
-}
-
-func (o *output) tail(n int) string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	b := o.last
-	if len(b) > n {
-		b = b[len(b)-n:]
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return err.Error()
 	}
-	return string(b)
+	return string(text)
 }
-
-var _ io.Writer = (*output)(nil)

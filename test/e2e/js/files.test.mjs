@@ -187,7 +187,7 @@ describe('files', () => {
     test('list', () => assert.rejects(sandbox.files.list('/workspace/never'), (error) => error.statusCode === 404));
     test('exists is an answer', async () => assert.equal(await sandbox.files.exists('/workspace/never'), false));
     test('reading a directory is an error, not its bytes', () =>
-      assert.rejects(sandbox.files.read('/workspace'), (error) => error.statusCode >= 400 && error.statusCode < 500));
+      assert.rejects(sandbox.files.read('/workspace'), (error) => error instanceof HopxError && /directory/.test(error.message) && !(error.statusCode >= 500)));
     test('a file in the place of a directory is an error', async () => {
       await sandbox.files.write('/workspace/plain', 'x');
       await assert.rejects(sandbox.files.write('/workspace/plain/below', 'y'), (error) => !(error.statusCode >= 500));
