@@ -13,8 +13,7 @@ func TestPathFormKeepsPagesApart(t *testing.T) {
 	w := newWorld(t)
 	a := w.newGuest()
 	var seen *http.Request
-	var port int
-	port = a.serve(0, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	port := a.serve(0, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		seen = r
 		h := rw.Header()
 		h.Add("Set-Cookie", "sid=1; Path=/; Domain=.example.com; HttpOnly; SameSite=Lax")

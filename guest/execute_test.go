@@ -140,7 +140,7 @@ func TestTimeouts(t *testing.T) {
 	if *r.ExitCode != 124 || r.Success || !r.TimedOut || r.Stdout != "before\n" || !strings.Contains(r.Stderr, "timed out after 400ms") {
 		t.Errorf("%+v", r)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("took %v", took)
 	}
 	b, err := os.ReadFile(f.workspace + "/pid")
@@ -394,7 +394,7 @@ func TestDaemonSurvivesItsCommand(t *testing.T) {
 	f := ready(t)
 	start := time.Now()
 	r := f.bash(`nohup python3 -m http.server 0 --bind 127.0.0.1 >/dev/null 2>&1 & echo $!`)
-	if *r.ExitCode != 0 || time.Since(start) > 5*time.Second {
+	if *r.ExitCode != 0 || time.Since(start) > 20*time.Second {
 		t.Fatalf("%+v after %v", r, time.Since(start))
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(r.Stdout))

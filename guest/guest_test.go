@@ -480,7 +480,7 @@ func TestShutdown(t *testing.T) {
 	var out api.ShutdownResponse
 	start := time.Now()
 	f.sign(handshake.ShutdownPath, handshake.Shutdown{SandboxID: sandboxID, GraceMS: 60000}).want(200).into(&out)
-	if out.Ended != 0 || time.Since(start) > 5*time.Second {
+	if out.Ended != 0 || time.Since(start) > 30*time.Second {
 		t.Errorf("%+v after %v", out, time.Since(start))
 	}
 	f.sign(handshake.ShutdownPath, handshake.Shutdown{SandboxID: "sother"}).fails(400, api.CodeInvalidRequest)

@@ -387,7 +387,7 @@ func TestInitReapsAndSurvives(t *testing.T) {
 	began := time.Now()
 	var k api.KillResponse
 	b.must("POST", "/execute/kill/"+job.ProcessID, nil, &k)
-	if took := time.Since(began); k.Ended != 4 || took > 2*time.Second {
+	if took := time.Since(began); k.Ended != 4 || took > 10*time.Second {
 		t.Errorf("%+v after %v", k, took)
 	}
 	if r := b.bash("pgrep -c sleep; ps -eo stat | grep -c ^Z"); r.Stdout != "0\n0\n" {

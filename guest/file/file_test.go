@@ -79,11 +79,11 @@ func TestResolve(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	for _, tt := range []struct{ in, want, code string }{
 		{"/a/b", "/a/b", ""},
-		{"a", "/work/a", ""},
-		{"./a/../b", "/work/b", ""},
+		{"a", "/home/w/a", ""},
+		{"./a/../b", "/home/w/b", ""},
 		{"//a//b/", "/a/b", ""},
 		{"/../..", "/", ""},
-		{".", "/work", ""},
+		{".", "/home/w", ""},
 		{"/ünï 🦔/x", "/ünï 🦔/x", ""},
 		{"/\xff", "/\xff", ""},
 		{"", "", api.CodeMissingParameter},
@@ -92,7 +92,7 @@ func TestResolve(t *testing.T) {
 		{"/" + strings.Repeat("a/", 3000), "", api.CodeInvalidPath},
 		{strings.Repeat("a/", 2040) + strings.Repeat("b", 16), "", api.CodeInvalidPath}, // too long once absolute
 	} {
-		got, err := Resolve(tt.in, "/work")
+		got, err := Resolve(tt.in, "/home/w")
 		if c, _ := code(t, err); got != tt.want || c != tt.code {
 			t.Errorf("%.40q: %.40q, %q", tt.in, got, c)
 		}

@@ -178,7 +178,7 @@ func (c *capture) written() int64 {
 	waiting := 0
 	if conn, err := c.file.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) { // fails when the stream has ended, and then nothing waits
-			if n, err := unix.IoctlGetInt(int(fd), unix.FIONREAD); err == nil {
+			if n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
 				waiting = n
 			}
 		})

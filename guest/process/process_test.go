@@ -278,6 +278,49 @@ func TestOutputBudget(t *testing.T) {
 	}
 }
 
+// TestOutputOfTheDead ends a process whose output nobody has read yet, while
+// another one keeps the pipe open: all of it must be in the answer.
+func TestOutputOfTheDead(t *testing.T) {
+	var b budget
+	b.left.Store(1 << 30)
+	c, w, err := newCapture(keepHead, 1<<20, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := newCapture(keepHead, 1<<20, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(other.done)
+	want := strings.Repeat("x", 60000)
+	if n, err := unix.Write(w, []byte(want)); n != len(want) || err != nil {
+		t.Fatal(n, err)
+	}
+	j := &Job{out: c, err: other}
+	settled := make(chan struct{})
+	go func() { j.settleOutput(); close(settled) }()
+	select {
+	case <-settled:
+		t.Fatal("settled with the output unread")
+	case <-time.After(10 * quiet):
+	}
+	go c.read()
+	<-settled // although w is still open
+	if got, cut := c.output(); got != want || cut {
+		t.Errorf("%d bytes of %d", len(got), len(want))
+	}
+	if err := unix.Close(w); err != nil {
+		t.Fatal(err)
+	}
+	<-c.done
+	if n := c.written(); n != int64(len(want)) {
+		t.Errorf("%d written in the end", n)
+	}
+	if err := other.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestBackgroundWriter leaves a child behind that holds the pipes: the answer
 // must not wait for it, nor must it get SIGPIPE or block later.
 func TestBackgroundWriter(t *testing.T) {

@@ -62,7 +62,7 @@ func (t *tree) addDirectory(root *os.Root) (int64, error) {
 		case fs.ModeNamedPipe:
 			n.kind = kindFIFO
 		case 0:
-			id := identity{uint64(st.Dev), st.Ino}
+			id := identity{st.Dev, st.Ino}
 			if first := linked[id]; first != nil {
 				return t.put(dir, base, first, nil)
 			}

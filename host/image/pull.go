@@ -277,7 +277,7 @@ func (s *sizedReader) Read(b []byte) (int, error) {
 	if s.left -= int64(n); s.left < 0 {
 		n, err = 0, refused("a layer is longer than its manifest says")
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
 	}
 	return n, err

@@ -23,7 +23,7 @@ const (
 // one copy of each of our mounts, which would then hold a namespace for ever.
 func prepareNamespaceDir() (string, error) {
 	dir := varRunNetns
-	if real, err := filepath.EvalSymlinks("/var/run"); err == nil && real == "/run" {
+	if target, err := filepath.EvalSymlinks("/var/run"); err == nil && target == "/run" {
 		dir = runNetns
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {

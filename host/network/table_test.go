@@ -136,7 +136,7 @@ func TestResolvers(t *testing.T) {
 		return f
 	}
 	stub := write("stub", "# local cache\nnameserver 127.0.0.53\noptions edns0\n")
-	real := write("real", "nameserver 192.168.1.1\nnameserver fe80::1%eth0\n")
+	actual := write("real", "nameserver 192.168.1.1\nnameserver fe80::1%eth0\n")
 	plain := write("plain", "search example.org\n nameserver 10.0.0.1 \nnameserver 2001:db8::1\nnameserver 0.0.0.0\nnameserver ::1\nnameserver x\nnameserver\nnameserver 1.1.1.1 # two\n")
 	none := filepath.Join(dir, "none")
 	was, behind := resolvConf, behindIt
@@ -147,7 +147,7 @@ func TestResolvers(t *testing.T) {
 		want   []string
 	}{
 		{plain, nil, []string{"10.0.0.1:53", "1.1.1.1:53"}},
-		{stub, []string{none, real}, []string{"192.168.1.1:53"}},
+		{stub, []string{none, actual}, []string{"192.168.1.1:53"}},
 		{stub, []string{none}, nil},
 		{none, nil, nil},
 	} {

@@ -34,7 +34,7 @@ var may = []struct{ place, imports, tests string }{
 	{place: "cli/...", imports: "internal/..."},
 	{place: "cli", imports: "api client cli/... internal/..."},
 	{place: "cmd/runsc"},
-	{place: "cmd/hutch-agent", imports: "guest internal/..."},
+	{place: "cmd/hutch-agent", imports: "guest internal/...", tests: "api"},
 	{place: "cmd/hutch", imports: "..."},
 	{place: "test/...", imports: "..."},
 }

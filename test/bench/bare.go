@@ -59,7 +59,7 @@ const readyLimit = 30 * time.Second
 // which is when Hutch's create answers. On error nothing is left.
 func (f *floor) make(ctx context.Context) (cell, time.Duration, error) {
 	f.made++
-	id := fmt.Sprintf("hutch-bench-%d-%s-%d", os.Getpid(), filepath.Base(f.program), f.made)
+	id := fmt.Sprintf("hb%d-%c%d", os.Getpid(), f.system[0], f.made)
 	c := &container{floor: f, id: id, dir: filepath.Join(f.dir, id)}
 	if err := os.MkdirAll(filepath.Join(c.dir, "scratch"), 0o700); err != nil {
 		return nil, 0, err

@@ -214,10 +214,15 @@ func download(ctx context.Context, sb *caller.Sandbox, path string, want int64) 
 	return took, err
 }
 
+// settle lets a program get going before it says so. It needs no process, of
+// which there may be none to be had by then.
+const settle = `mkfifo /tmp/wait; exec 9<>/tmp/wait; `
+const settled = `; read -t 1 -u 9; : > /tmp/up; wait`
+
 // resisting are programs that do not want to end.
 var resisting = []struct{ name, means, line string }{
-	{"kill-bomb", "kill of a fork bomb", `touch /tmp/up; b() { b | b & }; b`},
-	{"kill-spinner", "kill of four endless loops", `for i in 1 2 3 4; do while :; do :; done & done; touch /tmp/up; wait`},
+	{"kill-bomb", "kill of a fork bomb that has all the processes there are", settle + `b() { b | b & }; b` + settled},
+	{"kill-spinner", "kill of four endless loops", settle + `for i in 1 2 3 4; do while :; do :; done & done` + settled},
 }
 
 func (b *bench) resistance(ctx context.Context) error {

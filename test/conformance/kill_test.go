@@ -284,7 +284,9 @@ func spin(t *testing.T, sb *caller.Sandbox) {
 
 func bomb(t *testing.T, sb *caller.Sandbox) {
 	t.Helper()
-	start(t, sb, `touch /tmp/up; b() { b | b & }; b`)
+	// It says that it is up when it has had a second to grow, with builtins
+	// only: by then there may be no process to be had.
+	start(t, sb, `mkfifo /tmp/wait; exec 9<>/tmp/wait; b() { b | b & }; b; read -t 1 -u 9; : > /tmp/up; wait`)
 }
 
 // exhaust uses all the memory there is, and waits for what comes of it: the

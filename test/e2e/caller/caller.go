@@ -85,6 +85,7 @@ func (a Answer) Text(path string) string {
 	return s
 }
 
+// String says the answer as a log line.
 func (a Answer) String() string {
 	body := a.Body
 	if len(body) > 600 {

@@ -155,6 +155,7 @@ type Change struct {
 	More  int
 }
 
+// String says the entry as a log line.
 func (c Change) String() string { return fmt.Sprintf("%s: %s (+%d)", c.Class, c.What, c.More) }
 
 // Left returns what now has more of than s in the given classes, all of them
