@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // binaries are built once: the probe and, unless HUTCH_RUNSC names one, runsc.
@@ -56,6 +58,7 @@ type sandbox struct {
 	t     testing.TB
 	runsc string
 	flags []string
+	state string
 	id    string
 }
 
@@ -105,7 +108,7 @@ func startSandbox(t testing.TB, l Link) *sandbox {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s := &sandbox{t: t, runsc: bin.runsc, id: "probe-" + base(l.NetNS), flags: []string{
+	s := &sandbox{t: t, runsc: bin.runsc, id: "probe-" + base(l.NetNS), state: filepath.Join(dir, "state"), flags: []string{
 		"--root=" + filepath.Join(dir, "state"), "--platform=systrap", "--network=sandbox", "--ignore-cgroups",
 		"--host-uds=none", "--host-fifo=none", "--net-raw=true", "--allow-packet-socket-write=false",
 	}}
@@ -131,6 +134,11 @@ func (s *sandbox) end() {
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
 		s.t.Errorf("runsc delete: %v: %s", err, said.String())
+	}
+	// It mounts an empty namespace for all its sandboxes and leaves it there.
+	empty := filepath.Join(s.state, "null-netns")
+	if err := unix.Unmount(empty, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		s.t.Errorf("unmount %s: %v", empty, err)
 	}
 }
 
