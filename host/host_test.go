@@ -396,8 +396,13 @@ func TestRecoverLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := w.open()
-	if f := w.next(hutch.Gone); f.ID != half || f.Why != hutch.ByFailure {
-		t.Errorf("news: %+v", f)
+	why := map[hutch.SandboxID]hutch.Reason{}
+	for range 2 {
+		f := w.next(hutch.Gone)
+		why[f.ID] = f.Why
+	}
+	if why[half] != hutch.ByFailure || why[orphan] != hutch.ByOrphan {
+		t.Errorf("news: %v", why)
 	}
 	h.Close() // waits for what is being cleared away
 	w.clean()
@@ -419,4 +424,24 @@ func TestClosedHostRefuses(t *testing.T) {
 	if _, err := h.Apply(t.Context(), run(hutch.NewSandboxID(), 1)); hutch.KindOf(err) != hutch.Unavailable {
 		t.Errorf("Apply after Close: %v", err)
 	}
+}
+
+// A kill of a sandbox that the journal has lost waits for its end.
+func TestKillOfAnOrphanIsProven(t *testing.T) {
+	w := newWorld(t)
+	id := hutch.NewSandboxID()
+	if _, err := w.driver.Create(t.Context(), driver.Bundle{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	w.driver.OnDestroy = func(context.Context, hutch.SandboxID) error { <-release; return nil }
+	h := w.open()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if f, err := h.Apply(ctx, kill(id)); err == nil {
+		t.Errorf("killed = %+v while it lives", f)
+	}
+	close(release)
+	w.apply(h, kill(id), hutch.Gone)
+	w.clean()
 }

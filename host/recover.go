@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/hutch-sh/hutch"
 	"github.com/hutch-sh/hutch/host/driver"
@@ -48,8 +47,8 @@ func (h *Host) recover() error {
 	}
 	for _, id := range cells {
 		if !known[id] {
-			h.tombs[id] = time.Now()
-			h.clear("cell that no record names", func() error { return h.destroyCell(id) })
+			// A keeper, so that a kill of it waits for its end.
+			h.adoptLocked(record{ID: id, Slot: -1, Want: hutch.Gone, Is: hutch.Failed, Why: hutch.ByOrphan}, boot)
 		}
 	}
 	for _, slot := range slots {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/hutch-sh/hutch"
@@ -69,6 +70,7 @@ func openMachine(ctx context.Context, data dataDir, cfg cli.Serve, log *slog.Log
 	m.manager = lifecycle.New(lifecycle.Config{
 		Store: m.db, Hosts: solo, Host: soloHost, TokenKey: tokenKey,
 		MaxSandboxes: cmp.Or(cfg.MaxSandboxes, sandboxesThatFit()), MaxTimeout: cfg.MaxTimeout, Grace: cfg.DeleteGrace,
+		MaxStarting: 2 * runtime.NumCPU(), // a start is processor time; more at once only wait for each other
 		OnEnd: m.onEnd, Log: log,
 	})
 	if err := m.openHost(ctx, cfg, log, &closers); err != nil {
