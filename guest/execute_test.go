@@ -153,7 +153,7 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("still there: %s", st)
 		}
 	}
-	r = f.run("/execute", m{"language": "python", "code": "import time\nprint('x')\ntime.sleep(300)", "timeout": 1.5})
+	r = f.run("/execute", m{"language": "python", "code": "import time\nprint('x')\ntime.sleep(300)", "timeout": 8}) // longer than python needs to start on a busy machine
 	if *r.ExitCode != 124 || r.Stdout != "x\n" {
 		t.Errorf("%+v", r)
 	}

@@ -55,9 +55,7 @@ func machine(t *testing.T) *installation.Installation {
 	if os.Getenv("HUTCH_URL") != "" {
 		t.Skip("SKIP: looks at the machine, and HUTCH_URL may be another")
 	}
-	if why := installation.Missing(); why != "" {
-		t.Skip("SKIP: " + why)
-	}
+	installation.Need(t, installation.Missing())
 	one.Do(func() { one.own, one.err = installation.New(context.Background(), installation.Options{}) })
 	if one.err != nil {
 		t.Fatal("installation:", one.err)

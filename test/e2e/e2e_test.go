@@ -2,6 +2,13 @@
 // packages of HopX and ComputeSDK from npm. The suites are in js/; this package
 // starts what they need, reports each of their tests as a test of Go, and looks
 // afterwards whether anything is left.
+//
+// Package installation says what it needs and reads (HUTCH_TEST_BINARY,
+// HUTCH_TEST_DATA, HUTCH_TEST_LOG, HUTCH_TEST_REQUIRE). The suites read E2E_LIST,
+// how many sandboxes the listing walks (120), and E2E_BIG_MIB, how large a large
+// file is (50). To run them by hand against any server:
+//
+//	cd test/e2e/js && npm ci && BASE_URL=http://127.0.0.1:8080 HOPX_API_KEY=... npm test
 package e2e
 
 import (
@@ -49,12 +56,10 @@ func TestComputeSDK(t *testing.T) {
 
 func needs(t *testing.T) {
 	t.Helper()
-	if why := installation.Missing(); why != "" {
-		t.Skip("SKIP: " + why)
-	}
+	installation.Need(t, installation.Missing())
 	for _, program := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skip("SKIP: " + program + " is not installed: the clients under test are npm packages")
+			installation.Need(t, program+" is not installed: the clients under test are npm packages")
 		}
 	}
 }

@@ -34,9 +34,10 @@ import (
 
 // Environment variables this package reads.
 const (
-	EnvBinary = "HUTCH_TEST_BINARY" // the program; bin/hutch of this repository if unset
-	EnvData   = "HUTCH_TEST_DATA"   // a data directory with prepared templates; see Prepared
-	EnvLog    = "HUTCH_TEST_LOG"    // file that servers' output is appended to; one beside the data if unset
+	EnvBinary  = "HUTCH_TEST_BINARY"  // the program; bin/hutch of this repository if unset
+	EnvRequire = "HUTCH_TEST_REQUIRE" // if set, a test that cannot run fails instead of being skipped
+	EnvData    = "HUTCH_TEST_DATA"    // a data directory with prepared templates; see Prepared
+	EnvLog     = "HUTCH_TEST_LOG"     // file that servers' output is appended to; one beside the data if unset
 )
 
 // Options say how an installation differs from a plain one.

@@ -18,6 +18,26 @@ import (
 	"github.com/hutch-sh/hutch/test/e2e/ledger"
 )
 
+// A Test is what Need wants of a testing.T.
+type Test interface {
+	Helper()
+	Skip(args ...any)
+	Fatal(args ...any)
+}
+
+// Need skips a test that cannot run here, with the reason. Where EnvRequire is
+// set nothing may be skipped, and the test fails instead.
+func Need(t Test, missing string) {
+	t.Helper()
+	switch {
+	case missing == "":
+	case os.Getenv(EnvRequire) != "":
+		t.Fatal("cannot run here: " + missing)
+	default:
+		t.Skip("SKIP: " + missing)
+	}
+}
+
 // Missing says why no installation can run here, or "".
 func Missing() string {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {

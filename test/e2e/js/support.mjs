@@ -3,7 +3,7 @@
 //
 //   BASE_URL       the installation, as http://127.0.0.1:PORT
 //   HOPX_API_KEY   a key of it
-//   BENCH_*, E2E_* counts; each is explained where it is read
+//   E2E_*         counts; each is explained where it is read
 
 import { after } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
