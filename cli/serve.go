@@ -37,9 +37,10 @@ type Serve struct {
 	CreatesPerMinute  int
 	RequestsPerMinute int
 
-	KillOnExit bool
-	LogFormat  string // "auto", "text" or "json"
-	LogLevel   string // "debug", "info", "warn" or "error"
+	KillOnExit  bool
+	LogFormat   string // "auto", "text" or "json"
+	DebugListen string // loopback address that serves net/http/pprof; "": none
+	LogLevel    string // "debug", "info", "warn" or "error"
 
 	// APIKey is HUTCH_API_KEY of the environment: a key to install for the
 	// default organization. It has no flag, because other users of a machine
@@ -108,10 +109,11 @@ hutch serve --allow-cidr 10.20.0.0/16`,
 	f.IntVar(&cfg.RequestsPerMinute, "requests-per-minute", 6000, "other requests one key may make in a minute")
 	f.BoolVar(&cfg.KillOnExit, "kill-on-exit", false, "end all sandboxes when the server ends")
 	f.StringVar(&cfg.LogFormat, "log-format", "auto", "auto, text or json; auto is text on a terminal")
+	f.StringVar(&cfg.DebugListen, "debug-listen", "", "loopback address for profiles of the server, at /debug/pprof/ (default: none)")
 	f.StringVar(&cfg.LogLevel, "log-level", "info", "debug, info, warn or error")
 	alsoFromEnv(c, "listen", "public-url", "region", "domain", "tls-cert", "tls-key", "allow-host", "allow-cidr", "subnet", "dns",
 		"extra-ca", "private-previews", "max-sandboxes", "max-timeout", "delete-grace", "creates-per-minute",
-		"requests-per-minute", "kill-on-exit", "log-format", "log-level")
+		"requests-per-minute", "kill-on-exit", "debug-listen", "log-format", "log-level")
 	return c
 }
 
@@ -145,6 +147,11 @@ func (c *Serve) check() error {
 	}
 	if c.DeleteGrace < 0 || c.DeleteGrace > time.Minute {
 		return usage("--delete-grace is %v; it must be between 0s and 1m", c.DeleteGrace)
+	}
+	if c.DebugListen != "" {
+		if a, err := netip.ParseAddrPort(c.DebugListen); err != nil || !a.Addr().IsLoopback() {
+			return usage("--debug-listen is %q; it must be a loopback address and a port, such as 127.0.0.1:6060", c.DebugListen)
+		}
 	}
 	if !slices.Contains([]string{"auto", "text", "json"}, c.LogFormat) {
 		return usage("--log-format is %q; it must be auto, text or json", c.LogFormat)

@@ -71,7 +71,7 @@ func openMachine(ctx context.Context, data dataDir, cfg cli.Serve, log *slog.Log
 		Store: m.db, Hosts: solo, Host: soloHost, TokenKey: tokenKey,
 		MaxSandboxes: cmp.Or(cfg.MaxSandboxes, sandboxesThatFit()), MaxTimeout: cfg.MaxTimeout, Grace: cfg.DeleteGrace,
 		MaxStarting: 2 * runtime.NumCPU(), // a start is processor time; more at once only wait for each other
-		OnEnd: m.onEnd, Log: log,
+		OnEnd:       m.onEnd, Log: log,
 	})
 	if err := m.openHost(ctx, cfg, log, &closers); err != nil {
 		return nil, err

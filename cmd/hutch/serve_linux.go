@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/hutch-sh/hutch"
@@ -25,6 +27,7 @@ const drainTime = 4 * time.Second
 // serve runs the server until ctx ends. Sandboxes live on, unless cfg says
 // otherwise.
 func serve(ctx context.Context, cfg cli.Serve) error {
+	signal.Ignore(syscall.SIGPIPE) // whoever reads our output may go first
 	log, err := newLog(cfg.LogFormat, cfg.LogLevel)
 	if err != nil {
 		return err
@@ -39,6 +42,11 @@ func serve(ctx context.Context, cfg cli.Serve) error {
 	}
 	defer lock.Close()
 
+	stopDebug, err := serveDebug(cfg.DebugListen)
+	if err != nil {
+		return err
+	}
+	defer stopDebug()
 	m, err := openMachine(ctx, data, cfg, log)
 	if err != nil {
 		return err

@@ -105,7 +105,7 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	unhook := context.AfterFunc(ctx, end)
 	waited := make(chan error, 1)
 	go func() {
-		err := cmd.Wait()
+		err := wait(cmd)
 		if err != nil {
 			end()
 		}
@@ -217,6 +217,7 @@ func (c *cell) Destroy(ctx context.Context) error {
 	if err := c.group.kill(ctx); err != nil {
 		return fmt.Errorf("processes: %w", err)
 	}
+	reapOrphans()
 	if err := c.group.remove(ctx); err != nil {
 		return fmt.Errorf("cgroup: %w", err)
 	}
@@ -335,7 +336,7 @@ func (c *cell) runsc(ctx context.Context, args ...string) error {
 		return err
 	}
 	unhook := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
-	err := cmd.Wait()
+	err := wait(cmd)
 	unhook()
 	if err != nil {
 		return errors.Join(ctx.Err(), fmt.Errorf("runsc %s: %w: %s", args[0], err, firstLines(said.Bytes())))

@@ -125,7 +125,22 @@ func left(d *Driver, id hutch.SandboxID) []string {
 	if err != nil || strings.Contains(string(mounts), string(id)) {
 		what = append(what, "mounts")
 	}
-	return append(what, processesNaming(string(id))...)
+	return append(append(what, processesNaming(string(id))...), zombies()...)
+}
+
+// zombies finds dead processes of sandboxes that nobody has waited for.
+func zombies() []string {
+	var what []string
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, l := range lists {
+		data, _ := os.ReadFile(l)
+		for f := range strings.FieldsSeq(string(data)) {
+			if stat, err := os.ReadFile("/proc/" + f + "/stat"); err == nil && strings.Contains(string(stat), ") Z ") {
+				what = append(what, "zombie "+string(stat[:min(len(stat), 40)]))
+			}
+		}
+	}
+	return what
 }
 
 // processesNaming finds processes by their command line, cgroup or not.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,69 @@ import (
 // kernel clones into the group, on v1 the thread that forks is a member for the
 // moment of the fork. Until it has left, the group lists this very process.
 func startIn(g group, cmd *exec.Cmd) error {
+	children.mu.Lock()
+	defer children.mu.Unlock()
+	if err := forkIn(g, cmd); err != nil {
+		return err
+	}
+	children.own[cmd.Process.Pid] = true
+	return nil
+}
+
+// wait waits for a command of startIn.
+func wait(cmd *exec.Cmd) error {
+	err := cmd.Wait()
+	children.mu.Lock()
+	defer children.mu.Unlock()
+	delete(children.own, cmd.Process.Pid)
+	return err
+}
+
+// children tells the commands this process started, which their starters wait
+// for, from the orphans that fall to it.
+var children = struct {
+	mu  sync.Mutex
+	own map[int]bool
+}{own: map[int]bool{}}
+
+// reapOrphans collects the dead processes of sandboxes that nobody waits for: a
+// sandbox that ends by itself leaves its helpers to us.
+func reapOrphans() {
+	children.mu.Lock() // no command may be started and not yet known meanwhile
+	defer children.mu.Unlock()
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return // the pattern is a constant
+	}
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has just ended
+		}
+		for f := range strings.FieldsSeq(string(data)) {
+			if pid, err := strconv.Atoi(f); err == nil && !children.own[pid] && isDeadHelper(pid) {
+				reap(pid)
+			}
+		}
+	}
+}
+
+// isDeadHelper reports whether pid is a zombie of the runtime's making. Its
+// cgroup does not tell: on v1 the kernel shows zombies in the root.
+func isDeadHelper(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	name, rest, ok := strings.Cut(string(stat), ") ")
+	if !ok || !strings.HasPrefix(rest, "Z") {
+		return false
+	}
+	_, name, _ = strings.Cut(name, "(")
+	return name == "exe" || strings.HasPrefix(name, "runsc")
+}
+
+func forkIn(g group, cmd *exec.Cmd) error {
 	if g.h.v2 {
 		dir, err := os.Open(g.dir(""))
 		if err != nil {

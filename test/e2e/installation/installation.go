@@ -64,6 +64,7 @@ type Installation struct {
 	binary string
 	dir    string // of everything: the data, temporary files
 	listen string
+	debug  string // where the server shows its goroutines
 	opts   Options
 	subnet netip.Prefix // of its sandboxes, known from the first start
 
@@ -128,11 +129,13 @@ func (i *Installation) Start(ctx context.Context) error {
 		return errors.New("a server runs already")
 	}
 	if i.listen == "" {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if i.listen, err = freeAddress(); err != nil {
 			return err
 		}
-		i.listen = l.Addr().String()
+		if i.debug, err = freeAddress(); err != nil {
+			return err
+		}
 		i.URL = "http://" + i.listen
 		if i.opts.Scheme != "" {
 			_, port, err := net.SplitHostPort(i.listen)
@@ -142,11 +145,8 @@ func (i *Installation) Start(ctx context.Context) error {
 			i.URL = i.opts.Scheme + "://" + net.JoinHostPort(i.opts.Host, port)
 			i.opts.Flags = append(i.opts.Flags, "--public-url", i.URL)
 		}
-		if err := l.Close(); err != nil {
-			return err
-		}
 	}
-	args := append([]string{"serve", "--listen", i.listen, "--data", i.Data,
+	args := append([]string{"serve", "--listen", i.listen, "--data", i.Data, "--debug-listen", i.debug,
 		"--creates-per-minute", "100000", "--requests-per-minute", "1000000"}, i.opts.Flags...)
 	if !i.opts.KeepOnExit {
 		args = append(args, "--kill-on-exit")
@@ -161,6 +161,15 @@ func (i *Installation) Start(ctx context.Context) error {
 	}
 	i.subnet, err = i.readSubnet()
 	return err
+}
+
+// freeAddress returns a loopback address whose port was free a moment ago.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
 }
 
 // run starts the program so that it ends with this process: a test that is

@@ -170,6 +170,7 @@ func (i *Installation) Scope() ledger.Scope {
 		Marks:  []string{i.Data},
 		Dirs:   []string{i.Data, i.temp()},
 		Server: i.PID(),
+		Debug:  "http://" + i.debug + "/debug/pprof/goroutine?debug=1",
 		ListAll: func(ctx context.Context) ([]string, error) {
 			return i.Caller().List(ctx, "")
 		},
