@@ -338,6 +338,10 @@ func TestDestroyWhatResists(t *testing.T) {
 	}
 }
 
+func TestDiskIsLimited(t *testing.T) {
+	made(t, "fill") // is ready only if the limit held
+}
+
 func TestDiskIsKept(t *testing.T) {
 	d, c := made(t, "write")
 	upper := filepath.Join(t.TempDir(), "upper.tar")

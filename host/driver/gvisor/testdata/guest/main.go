@@ -2,10 +2,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -42,6 +44,16 @@ func main() {
 	case "spin":
 		fmt.Println("ready")
 		for {
+		}
+	case "fill": // writes until its disk of 64 MiB is full, and a little after
+		f, err := os.Create("/big")
+		n := 0
+		for b := make([]byte, 1<<20); err == nil && n < 200; n++ {
+			_, err = f.Write(b)
+		}
+		fmt.Println("full after", n, err)
+		if errors.Is(err, syscall.ENOSPC) && n >= 56 && n <= 65 {
+			fmt.Println("ready")
 		}
 	case "write": // writes to its disk, and says what an earlier life wrote
 		old, err := os.ReadFile("/kept/file")
