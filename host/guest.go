@@ -33,7 +33,9 @@ type Agent struct {
 
 // NewAgent returns the way to agents that trust key.
 func NewAgent(key ed25519.PrivateKey) *Agent {
-	return &Agent{key: key, client: &http.Client{Transport: &http.Transport{
+	// A guest may answer anything: the host never goes where it points.
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Agent{key: key, client: &http.Client{CheckRedirect: stay, Transport: &http.Transport{
 		DialContext:       (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 		DisableKeepAlives: true, // two requests in a life, and addresses are used again
 	}}}

@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		return nil, &hutch.Error{Op: "host.Open", Msg: "journal cannot be opened", Err: err}
 	}
 	if err := h.recover(); err != nil {
-		h.stop()
+		h.Close()
 		return nil, &hutch.Error{Op: "host.Open", Msg: "sandboxes of an earlier run cannot be found", Err: err}
 	}
 	return h, nil
@@ -126,6 +126,8 @@ func (h *Host) Apply(ctx context.Context, o hutch.Order) (hutch.Fact, error) {
 		return h.fact(o.ID, o.Gen, hutch.Gone), nil
 	}
 	if o.Want == hutch.Gone {
+		k.gones.Add(1)
+		defer k.gones.Add(-1)
 		if o.Grace == 0 {
 			k.kills.Add(1)
 			defer k.kills.Add(-1)

@@ -80,23 +80,33 @@ func (j journal) write(r record, durable bool) error {
 func (j journal) remove(id hutch.SandboxID) error { return os.RemoveAll(j.path(id)) }
 
 // read returns all records. Directories without a whole one are in broken: they
-// belong to a making that died at its first step.
-func (j journal) read() (records []record, broken []string, err error) {
+// belong to a making that died at its first step, or to a removal that died at
+// its last. What is not named like a sandbox is strange.
+func (j journal) read() (records []record, broken []hutch.SandboxID, strange []string, err error) {
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, e := range entries {
-		path := filepath.Join(j.dir, e.Name())
-		r, err := readRecord(filepath.Join(path, "record.json"))
-		if err != nil || string(r.ID) != e.Name() || !r.ID.Valid() {
-			broken = append(broken, path)
+		id, path := hutch.SandboxID(e.Name()), filepath.Join(j.dir, e.Name())
+		if !id.Valid() {
+			strange = append(strange, path)
 			continue
 		}
-		records = append(records, r)
+		r, err := readRecord(filepath.Join(path, "record.json"))
+		switch {
+		case err == nil && r.ID == id:
+			records = append(records, r)
+		case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
+			broken = append(broken, id)
+		default: // it may be whole, and cannot be read now
+			return nil, nil, nil, err
+		}
 	}
-	return records, broken, nil
+	return records, broken, strange, nil
 }
+
+var errDamaged = errors.New("damaged")
 
 func readRecord(path string) (record, error) {
 	var r record
@@ -105,7 +115,7 @@ func readRecord(path string) (record, error) {
 		return r, err
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
-		return r, fmt.Errorf("%s: %w", path, err)
+		return r, fmt.Errorf("%s: %w: %w", path, errDamaged, err)
 	}
 	return r, nil
 }

@@ -20,13 +20,15 @@ type keeper struct {
 	done chan struct{}              // closed when the keeper has ended
 	seen atomic.Pointer[hutch.Fact] // the newest fact, for Inventory
 
-	kills atomic.Int32 // Gone orders without grace that wait to be obeyed
+	gones atomic.Int32 // Gone orders that wait to be obeyed
+	kills atomic.Int32 // those of them without grace
 
 	mu     sync.Mutex
 	cancel context.CancelFunc // stops what is being done now; nil: nothing is
 
 	// Below: only the keeper's goroutine, and readers after done.
 	rec   record
+	kept  bool // rec is in the journal
 	is    hutch.State
 	why   hutch.Reason
 	cell  driver.Cell
@@ -66,9 +68,10 @@ func (k *keeper) run() {
 		case x := <-k.died:
 			k.lost(x)
 		case <-k.again.due():
-			if k.is == hutch.Stopped {
+			switch k.is {
+			case hutch.Stopped:
 				_ = k.tidy() // logged, and tried again
-			} else {
+			case hutch.Failed:
 				k.news(k.giveBack())
 			}
 		case <-k.host.ctx.Done():
@@ -117,14 +120,14 @@ func (k *keeper) interrupt() {
 	}
 }
 
-// doing returns a context for one act. A kill that waits, or the host's end,
-// stops it.
-func (k *keeper) doing(limit time.Duration) (context.Context, context.CancelFunc) {
+// doing returns a context for one act. An end that waits, or the host's, stops
+// it.
+func (k *keeper) doing(limit time.Duration, waiting *atomic.Int32) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(k.host.ctx, limit)
 	k.mu.Lock()
 	k.cancel = cancel
 	k.mu.Unlock()
-	if k.kills.Load() > 0 {
+	if waiting.Load() > 0 {
 		cancel()
 	}
 	return ctx, func() {
@@ -169,7 +172,7 @@ func (k *keeper) end(o hutch.Order) error {
 	}
 	k.why = o.Why
 	k.rec.Want, k.rec.Why = hutch.Gone, o.Why
-	if k.rec.Slot >= 0 { // else nothing was begun, and there is no record
+	if k.kept { // else nothing was begun, and there is no record
 		if err := k.host.journal.write(k.rec, false); err != nil {
 			// The kill goes on: what is recorded says less, never more.
 			k.host.cfg.Log.Error("kill not journaled", "sandbox", k.rec.ID, "err", err)
@@ -189,14 +192,24 @@ func (k *keeper) giveBack() error {
 	if err != nil {
 		k.is = hutch.Failed
 		k.again.next()
-		if k.held.Len() > 0 { // else the record itself is what is being removed
+		k.rec.Is, k.rec.Want, k.rec.Why = hutch.Failed, hutch.Gone, k.why
+		if k.kept && k.held.Len() > 0 { // else the record itself is what is being removed
 			err = errors.Join(err, k.host.journal.write(k.rec, false))
 		}
 		k.host.cfg.Log.Error("sandbox not cleared away yet", "sandbox", k.rec.ID, "err", err)
 		return err
 	}
+	// Only now that no record names it may another sandbox have the slot.
+	k.freeSlot()
 	k.is = hutch.Gone
 	return nil
+}
+
+func (k *keeper) freeSlot() {
+	if k.rec.Slot >= 0 {
+		k.host.cfg.Network.Free(k.rec.Slot)
+		k.rec.Slot = -1
+	}
 }
 
 // lost is what follows when the sandbox ended by itself.

@@ -48,7 +48,7 @@ func (k *keeper) restart(o hutch.Order) error {
 // way back before the next begins; the caller runs them if there is an error.
 func (k *keeper) raise(upper string) error {
 	h := k.host
-	ctx, done := k.doing(makeLimit)
+	ctx, done := k.doing(makeLimit, &k.gones)
 	defer done()
 
 	err := k.step("slot", func() error {
@@ -56,12 +56,13 @@ func (k *keeper) raise(upper string) error {
 		if err != nil {
 			return err
 		}
-		k.back("network", k.detaching(slot))
+		k.back("network", func() error { return h.cfg.Network.Detach(slot) })
 		k.rec.Slot, k.rec.Want = slot, hutch.Running
 		if k.rec.Boot, err = bootID(); err != nil {
 			return err
 		}
-		return h.journal.write(k.rec, false)
+		k.kept = true
+		return h.journal.write(k.rec, upper != "") // a saved disk hangs on its record
 	})
 	if err != nil {
 		return err
@@ -89,19 +90,6 @@ func (k *keeper) raise(upper string) error {
 	}
 	k.is, k.rec.Is = hutch.Running, hutch.Running
 	return h.journal.write(k.rec, false)
-}
-
-// detaching is the way back of a slot and of the network in it. The slot is
-// free for another only when nothing of this one's network is left.
-func (k *keeper) detaching(slot int) func() error {
-	return func() error {
-		if err := k.host.cfg.Network.Detach(slot); err != nil {
-			return err
-		}
-		k.host.cfg.Network.Free(slot)
-		k.rec.Slot = -1
-		return nil
-	}
 }
 
 // boot starts the cell and begins to watch it.
@@ -183,7 +171,7 @@ func (k *keeper) pause() error {
 	if !ok {
 		return errors.New("this host cannot pause sandboxes")
 	}
-	ctx, done := k.doing(freezeLimit)
+	ctx, done := k.doing(freezeLimit, &k.gones)
 	defer done()
 	if err := k.step("pause", func() error { return p.Pause(ctx) }); err != nil {
 		return err
@@ -197,7 +185,7 @@ func (k *keeper) resume() error {
 	if !ok {
 		return errors.New("this host cannot resume sandboxes")
 	}
-	ctx, done := k.doing(freezeLimit)
+	ctx, done := k.doing(freezeLimit, &k.gones)
 	defer done()
 	if err := k.step("resume", func() error { return p.Resume(ctx) }); err != nil {
 		return err
@@ -218,7 +206,7 @@ func (k *keeper) halt(o hutch.Order) error {
 		}
 	}
 	k.askToEnd(o.Grace)
-	ctx, done := k.doing(exportLimit)
+	ctx, done := k.doing(exportLimit, &k.gones)
 	err := k.step("save", func() error { return e.Export(ctx, k.host.journal.upper(k.rec.ID)) })
 	done()
 	if err != nil {
@@ -228,26 +216,37 @@ func (k *keeper) halt(o hutch.Order) error {
 }
 
 // lower makes the sandbox stopped: its disk is safe and that is written down,
-// then all but the disk is given back. What cannot be given back yet is tried
-// again until it is, and before the next start.
+// then all but the disk is given back. What cannot be done yet is tried again
+// until it is, and before the next start.
 func (k *keeper) lower() error {
 	k.unwatch()
 	k.cell = nil
 	k.is, k.rec.Is, k.rec.Want = hutch.Stopped, hutch.Stopped, hutch.Stopped
-	if err := k.host.journal.write(k.rec, true); err != nil {
-		return err
-	}
 	return k.tidy()
 }
 
-// tidy gives back what a stopped sandbox should no longer hold.
+// tidy gives back what a stopped sandbox should no longer hold. Its slot may be
+// another's only when its record does not name it any more.
 func (k *keeper) tidy() error {
-	err := k.held.Run()
+	err := k.host.journal.write(k.rec, true)
+	if err == nil {
+		err = k.held.Run()
+	}
+	if slot := k.rec.Slot; err == nil && slot >= 0 {
+		k.rec.Slot = -1
+		if err = k.host.journal.write(k.rec, true); err != nil {
+			k.rec.Slot = slot
+		} else {
+			k.host.cfg.Network.Free(slot)
+		}
+	}
 	if err != nil {
 		k.again.next()
 		k.host.cfg.Log.Error("stopped sandbox not tidied yet", "sandbox", k.rec.ID, "err", err)
+		return err
 	}
-	return errors.Join(err, k.host.journal.write(k.rec, false))
+	k.again = backoff{}
+	return nil
 }
 
 func (k *keeper) become(s hutch.State) error {
@@ -258,7 +257,7 @@ func (k *keeper) become(s hutch.State) error {
 // askToEnd lets the user's processes end by themselves. An agent that does not
 // answer in time is no obstacle: the end comes anyway.
 func (k *keeper) askToEnd(grace time.Duration) {
-	ctx, done := k.doing(grace + time.Second)
+	ctx, done := k.doing(grace+time.Second, &k.kills)
 	defer done()
 	s := handshake.Shutdown{SandboxID: string(k.rec.ID), GraceMS: int(grace.Milliseconds())}
 	if err := k.host.cfg.Guest.Shutdown(ctx, k.link.Guest, s); err != nil {

@@ -1,10 +1,12 @@
 package host
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/base64"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/hutch-sh/hutch"
 	"github.com/hutch-sh/hutch/host/driver"
@@ -13,7 +15,7 @@ import (
 // recover joins the journal with what the kernel shows. Sandboxes that live are
 // adopted; everything else, known or not, is being given back when it returns.
 func (h *Host) recover() error {
-	records, broken, err := h.journal.read()
+	records, broken, strange, err := h.journal.read()
 	if err != nil {
 		return err
 	}
@@ -32,51 +34,67 @@ func (h *Host) recover() error {
 	known, inUse := map[hutch.SandboxID]bool{}, map[int]bool{}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	// Those that should live first: a slot that two records name is theirs.
+	slices.SortStableFunc(records, func(a, b record) int { return cmp.Compare(ending(a), ending(b)) })
 	for _, r := range records {
 		known[r.ID] = true
 		if r.Slot >= 0 {
 			if err := h.cfg.Network.Adopt(r.ID, r.Slot); err != nil {
-				return err
+				h.cfg.Log.Error("network not adopted; the sandbox ends", "sandbox", r.ID, "slot", r.Slot, "err", err)
+				r.Slot, r.Want = -1, hutch.Gone
+			} else {
+				inUse[r.Slot] = true
 			}
-			inUse[r.Slot] = true
 		}
 		h.adoptLocked(r, boot)
 	}
-	for _, path := range broken {
-		h.clear("unfinished record", func() error { return os.RemoveAll(path) })
-	}
-	for _, id := range cells {
+	for _, id := range append(cells, broken...) {
 		if !known[id] {
 			// A keeper, so that a kill of it waits for its end.
+			known[id] = true
 			h.adoptLocked(record{ID: id, Slot: -1, Want: hutch.Gone, Is: hutch.Failed, Why: hutch.ByOrphan}, boot)
 		}
 	}
+	for _, path := range strange {
+		h.clear("directory that is no sandbox's", func() error { return os.RemoveAll(path) })
+	}
 	for _, slot := range slots {
-		if !inUse[slot] {
-			if err := h.cfg.Network.Adopt("", slot); err != nil {
+		if inUse[slot] {
+			continue
+		}
+		// Held until it is clear. One beyond what there is room for now cannot
+		// be handed out anyway.
+		if err := h.cfg.Network.Adopt(hutch.SandboxID(fmt.Sprintf("slot %d", slot)), slot); err != nil && hutch.KindOf(err) != hutch.Invalid {
+			return err
+		}
+		h.clear("network that no record names", func() error {
+			if err := h.cfg.Network.Detach(slot); err != nil {
 				return err
 			}
-			h.clear("network that no record names", func() error {
-				if err := h.cfg.Network.Detach(slot); err != nil {
-					return err
-				}
-				h.cfg.Network.Free(slot)
-				return nil
-			})
-		}
+			h.cfg.Network.Free(slot)
+			return nil
+		})
 	}
 	return nil
+}
+
+// ending sorts records of sandboxes that should be gone behind the others.
+func ending(r record) int {
+	if r.Want == hutch.Gone {
+		return 1
+	}
+	return 0
 }
 
 // adoptLocked makes a keeper for a record of an earlier run. What is not alive
 // as it should be is given back by its keeper at once.
 func (h *Host) adoptLocked(r record, boot string) {
 	k := newKeeper(h, r)
-	k.why = r.Why
+	k.why, k.kept = r.Why, true
 	if r.Slot >= 0 {
 		slot := r.Slot
 		k.link = h.cfg.Network.Plan(slot)
-		k.back("network", k.detaching(slot))
+		k.back("network", func() error { return h.cfg.Network.Detach(slot) })
 	}
 	c, err := h.cfg.Driver.Recover(r.ID)
 	switch {

@@ -64,7 +64,7 @@ func (l *Links) Reserve(id hutch.SandboxID) (int, error) {
 func (l *Links) Adopt(id hutch.SandboxID, slot int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if was, taken := l.owner[slot]; taken && was != id && was != "" {
+	if was, taken := l.owner[slot]; taken && was != id {
 		return fmt.Errorf("slot %d is %s's", slot, was)
 	}
 	l.owner[slot] = id

@@ -24,7 +24,7 @@ type witness struct {
 }
 
 func (w *witness) prepare(ctx context.Context) error {
-	if _, err := w.Start(ctx, "echo "+w.ID+" > /tmp/me; i=0; while :; do i=$((i+1)); echo $i > /tmp/n.tmp; mv /tmp/n.tmp /tmp/n; echo $BASHPID > /tmp/pid; sleep 0.1; done"); err != nil {
+	if _, err := w.Start(ctx, "echo "+w.ID+" > /tmp/me; echo $BASHPID > /tmp/pid.tmp; mv /tmp/pid.tmp /tmp/pid; i=0; while :; do i=$((i+1)); echo $i > /tmp/n.tmp; mv /tmp/n.tmp /tmp/n; sleep 0.1; done"); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

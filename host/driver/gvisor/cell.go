@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hutch-sh/hutch"
 	"github.com/hutch-sh/hutch/host/driver"
@@ -101,7 +102,8 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 	}
 	// If ctx ends or runsc fails, killing the group ends all that could still
 	// write to the pipe, and with it the read below.
-	end := func() { _ = c.group.kill(context.WithoutCancel(ctx)) }
+	over := make(chan struct{})
+	end := func() { c.killUntil(over) }
 	unhook := context.AfterFunc(ctx, end)
 	waited := make(chan error, 1)
 	go func() {
@@ -112,6 +114,7 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 		waited <- err
 	}()
 	said, ready := readUntil(out, b.Ready)
+	close(over)
 	err = <-waited
 	if !unhook() {
 		return ctx.Err()
@@ -123,6 +126,23 @@ func (c *cell) start(ctx context.Context, b driver.Bundle) error {
 		return fmt.Errorf("the first process ended before it was ready: %s", firstLines(said))
 	}
 	return c.confirm(lim)
+}
+
+// killUntil kills the group, trying until that succeeds or nobody waits for it.
+func (c *cell) killUntil(over <-chan struct{}) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		err := c.group.kill(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case <-over:
+			return
+		case <-time.After(wait):
+		}
+	}
 }
 
 // confirm checks that the sentry lives in its group and under its limits, and

@@ -366,7 +366,7 @@ func (g group) kill(ctx context.Context) error {
 			}
 			pids = slices.Delete(pids, i, i+1)
 		}
-		if err := killAndWait(ctx, pids); err != nil {
+		if err := killAndWait(ctx, g, pids); err != nil {
 			return err
 		}
 	}

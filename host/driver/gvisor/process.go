@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,9 +100,17 @@ func forkIn(g group, cmd *exec.Cmd) error {
 }
 
 // startFromThread forks from a thread that visits the group. A thread that
-// cannot go back stays locked, so that it ends with its goroutine.
+// cannot go back stays locked, so that it ends with its goroutine. The main
+// thread cannot end, and the memory controller takes its place for that of the
+// whole process: if that is where we are, it is held while another does it.
 func startFromThread(g group, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		defer runtime.UnlockOSThread()
+		errc := make(chan error, 1)
+		go func() { errc <- startFromThread(g, cmd) }()
+		return <-errc
+	}
 	tid := []byte(strconv.Itoa(unix.Gettid()))
 	var err error
 	for c := range g.h.mounts {
@@ -119,25 +128,39 @@ func startFromThread(g group, cmd *exec.Cmd) error {
 	return err
 }
 
-// killAndWait kills processes, all before it waits for any, and returns when
-// they have ended. Those that are orphans that fell to us are reaped too.
-func killAndWait(ctx context.Context, pids []int) error {
+// killAndWait kills processes of g, all before it waits for any, and returns
+// when they have ended. Those that are orphans that fell to us are reaped too.
+func killAndWait(ctx context.Context, g group, pids []int) error {
 	var fds []int
 	defer func() { closeAll(fds) }()
 	for _, pid := range pids {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if errors.Is(err, unix.ESRCH) {
-			continue
-		}
-		if err != nil {
+			fd = -1
+		} else if err != nil {
 			return fmt.Errorf("process %d: %w", pid, err)
 		}
 		fds = append(fds, fd)
+	}
+	// A number may have passed to a stranger before it was opened. Members are
+	// asked for again: who is one now is who was opened.
+	members, err := g.procs()
+	if err != nil {
+		return err
+	}
+	for i, fd := range fds {
+		pid := pids[i]
+		if fd < 0 || !slices.Contains(members, pid) {
+			continue
+		}
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("kill process %d: %w", pid, err)
 		}
 	}
-	for _, fd := range fds {
+	for i, fd := range fds {
+		if fd < 0 || !slices.Contains(members, pids[i]) {
+			continue
+		}
 		if err := waitPidfd(ctx, fd); err != nil {
 			return fmt.Errorf("killed processes do not end: %w", err)
 		}

@@ -16,9 +16,13 @@ type watcher struct {
 
 	mu   sync.Mutex
 	sets map[int32]*set // by descriptor
+	gen  int32          // of the newest set
 }
 
+// A set's generation is in its events: a descriptor's number is used again, and
+// an event may be older than that.
 type set struct {
+	gen   int32
 	fds   []int
 	ended func()
 }
@@ -34,7 +38,7 @@ func newWatcher() (*watcher, error) {
 		return nil, err
 	}
 	w := &watcher{epoll: epoll, stop: stop, sets: map[int32]*set{}}
-	if err := w.listen(stop); err != nil {
+	if err := w.listen(stop, 0); err != nil {
 		closeAll([]int{stop, epoll})
 		return nil, err
 	}
@@ -42,8 +46,8 @@ func newWatcher() (*watcher, error) {
 	return w, nil
 }
 
-func (w *watcher) listen(fd int) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+func (w *watcher) listen(fd int, gen int32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd), Pad: gen}
 	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &ev)
 }
 
@@ -52,19 +56,23 @@ func (w *watcher) listen(fd int) error {
 func (w *watcher) add(fds []int, ended func()) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.gen++
+	s := &set{w.gen, fds, ended}
 	for _, fd := range fds {
-		if err := w.listen(fd); err != nil {
+		if err := w.listen(fd, s.gen); err != nil {
 			w.forgetLocked(fds)
 			return err
 		}
-		w.sets[int32(fd)] = &set{fds, ended}
+		w.sets[int32(fd)] = s
 	}
 	return nil
 }
 
-// forgetLocked closes fds, which also takes them out of the epoll set.
+// forgetLocked stops listening to fds and closes them. Closing alone would not
+// do: a child between fork and exec may hold them open a moment longer.
 func (w *watcher) forgetLocked(fds []int) {
 	for _, fd := range fds {
+		_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, fd, nil) // fails for one that was never added
 		delete(w.sets, int32(fd))
 	}
 	closeAll(fds)
@@ -81,7 +89,7 @@ func (w *watcher) run() {
 			if int(events[i].Fd) == w.stop {
 				return
 			}
-			if s := w.take(events[i].Fd); s != nil {
+			if s := w.take(events[i].Fd, events[i].Pad); s != nil {
 				s.ended()
 			}
 		}
@@ -89,13 +97,14 @@ func (w *watcher) run() {
 }
 
 // take forgets the set that fd belongs to.
-func (w *watcher) take(fd int32) *set {
+func (w *watcher) take(fd, gen int32) *set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.sets[fd]
-	if s != nil {
-		w.forgetLocked(s.fds)
+	if s == nil || s.gen != gen {
+		return nil
 	}
+	w.forgetLocked(s.fds)
 	return s
 }
 
@@ -116,6 +125,8 @@ func (w *watcher) close() error {
 
 func closeAll(fds []int) {
 	for _, fd := range fds {
-		_ = unix.Close(fd)
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 	}
 }
