@@ -401,3 +401,27 @@ func TestCutOverHTTP2(t *testing.T) {
 		t.Error(res.Status)
 	}
 }
+
+// Requests to sandboxes that are not there leave nothing behind.
+func TestUnknownSandboxesAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	for range 50 {
+		r, err := http.NewRequest(http.MethodGet, w.front.URL+"/sandboxes/"+string(hutch.NewSandboxID())+"/ports/80/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusNotFound {
+			t.Errorf("%s", res.Status)
+		}
+	}
+	w.g.mu.Lock()
+	defer w.g.mu.Unlock()
+	if n := len(w.g.lanes); n != 0 {
+		t.Errorf("%d lanes are kept", n)
+	}
+}

@@ -210,6 +210,7 @@ func (g *Gateway) carry(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	g.keep(t.lane)
 	if err := g.admit(t); err != nil {
 		return err
 	}

@@ -49,6 +49,7 @@ type lane struct {
 
 	// Guarded by Gateway.mu.
 	active int
+	found  bool        // the sandbox was there
 	timer  *time.Timer // runs while active is 0
 
 	mu       sync.Mutex
@@ -150,13 +151,35 @@ func (g *Gateway) leave(t *transit) {
 	}
 	l.mu.Unlock()
 
+	if g.release(l) {
+		l.cut()
+	}
+}
+
+// release gives a request's place on l back. It reports whether the lane was
+// forgotten and is the caller's to cut: one of a sandbox that is not there,
+// of which anyone can name any number.
+func (g *Gateway) release(l *lane) (forgotten bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.under.Done()
 	l.active--
-	if l.active == 0 && g.lanes[l.id] == l {
-		l.timer = time.AfterFunc(laneIdle, func() { g.retire(l) })
+	switch {
+	case l.active > 0 || g.lanes[l.id] != l:
+		return false
+	case !l.found:
+		delete(g.lanes, l.id)
+		return true
 	}
+	l.timer = time.AfterFunc(laneIdle, func() { g.retire(l) })
+	return false
+}
+
+// keep marks a lane as one of a sandbox that is there.
+func (g *Gateway) keep(l *lane) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.found = true
 }
 
 func (g *Gateway) retire(l *lane) {

@@ -40,10 +40,15 @@ func modifyResponse(res *http.Response) error {
 		h.Del(name)
 	}
 	rewriteCookies(h, t)
-	if t.form == byPath {
+	if t.port == hutch.AgentPort {
+		h.Del("Set-Cookie") // no cookie opens the agent, and its origin is shared
+	}
+	if t.form != byHost {
 		for _, name := range neverShared {
 			h.Del(name)
 		}
+	}
+	if t.form == byPath {
 		h.Add("Content-Security-Policy", sandboxPolicy)
 		if loc := h.Get("Location"); loc != "" {
 			h.Set("Location", rewriteLocation(loc, t))

@@ -44,6 +44,16 @@ func (a *Agent) plan(w http.ResponseWriter, r *http.Request, def time.Duration) 
 	}, nil
 }
 
+// clip bounds what is remembered of a command for lists: the command itself may
+// be as long as a request.
+func clip(s string) string {
+	const most = 4096
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(strings.Clone(s[:most]), "") + "..."
+}
+
 // line is how code is shown in a list: its first line.
 func line(lang, code string) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(code), "\n")
@@ -113,7 +123,7 @@ func (a *Agent) command(w http.ResponseWriter, r *http.Request, def time.Duratio
 		Dir: s.dir, Env: s.env, Timeout: s.timeout,
 		Label: process.Label{
 			Prefix: "cmd", Name: req.Name,
-			Line: strings.Join(append([]string{*req.Command}, req.Args...), " "),
+			Line: clip(strings.Join(append([]string{*req.Command}, req.Args...), " ")),
 		},
 	}, nil
 }

@@ -5,8 +5,13 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +21,7 @@ import (
 	"github.com/hutch-sh/hutch/host/driver"
 	"github.com/hutch-sh/hutch/host/driver/fake"
 	"github.com/hutch-sh/hutch/host/hosttest"
+	"github.com/hutch-sh/hutch/internal/handshake"
 	"go.uber.org/goleak"
 )
 
@@ -442,6 +448,77 @@ func TestKillOfAnOrphanIsProven(t *testing.T) {
 		t.Errorf("killed = %+v while it lives", f)
 	}
 	close(release)
+	w.apply(h, kill(id), hutch.Gone)
+	w.clean()
+}
+
+// A guest that answers with a redirect does not send the host anywhere.
+func TestHostStaysWithTheGuest(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("the host followed a guest's redirect")
+	}))
+	defer elsewhere.Close()
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.77:%d", hutch.AgentPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := httptest.NewUnstartedServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	guest.Listener.Close()
+	guest.Listener = ln
+	guest.Start()
+	defer guest.Close()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.NewAgent(key).Greet(t.Context(), netip.MustParseAddr("127.0.0.77"), handshake.Identity{}); err == nil {
+		t.Error("a redirect passes for a yes")
+	}
+}
+
+// A retry that was due for a stopped sandbox does not touch its next life.
+func TestRetryDoesNotOutliveItsReason(t *testing.T) {
+	w := newWorld(t)
+	var once sync.Once
+	w.fault = func(_ hutch.SandboxID, step string) (err error) {
+		if step == "undo network" {
+			once.Do(func() { err = errors.New("injected") })
+		}
+		return err
+	}
+	h := w.open()
+	id := hutch.NewSandboxID()
+	w.apply(h, run(id, 1), hutch.Running)
+	w.apply(h, hutch.Order{ID: id, Gen: 2, Want: hutch.Stopped}, hutch.Stopped)
+	w.apply(h, hutch.Order{ID: id, Gen: 3, Want: hutch.Running}, hutch.Running)
+	select {
+	case f := <-w.news:
+		t.Errorf("news of a healthy sandbox: %+v", f)
+	case <-time.After(300 * time.Millisecond): // the retry was due after 100
+	}
+	w.apply(h, kill(id), hutch.Gone)
+	w.clean()
+}
+
+// Two records that name one slot cannot keep the server from starting; the one
+// that should live does.
+func TestRecoverTwoRecordsOfOneSlot(t *testing.T) {
+	w := newWorld(t)
+	h := w.open()
+	id := hutch.NewSandboxID()
+	w.apply(h, run(id, 1), hutch.Running)
+	h.Close()
+	dying := hutch.SandboxID("s" + strings.Repeat("a", 20)) // read first
+	if err := os.MkdirAll(filepath.Join(w.dir, string(dying)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rec := fmt.Sprintf(`{"id":%q,"gen":1,"want":"gone","is":"running","slot":0}`, dying)
+	if err := os.WriteFile(filepath.Join(w.dir, string(dying), "record.json"), []byte(rec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h = w.open()
+	w.next(hutch.Gone)
+	w.apply(h, hutch.Order{ID: id, Gen: 2, Want: hutch.Paused}, hutch.Paused)
 	w.apply(h, kill(id), hutch.Gone)
 	w.clean()
 }

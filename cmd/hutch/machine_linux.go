@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/hutch-sh/hutch"
 	"github.com/hutch-sh/hutch/cli"
@@ -160,7 +161,7 @@ func (m *machine) adopt(ctx context.Context) error {
 	return m.manager.Adopt(ctx, soloHost, inventory)
 }
 
-// run does the housekeeping until stop is called; stop waits for it.
+// run does the housekeeping until stop is called; stop waits for it, a while.
 func (m *machine) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -168,7 +169,15 @@ func (m *machine) run() (stop func()) {
 		defer close(done)
 		m.manager.Run(ctx)
 	}()
-	return func() { cancel(); <-done }
+	return func() {
+		cancel()
+		select {
+		case <-done:
+		case <-time.After(drainTime):
+			// A disk that takes long to save: the order stands, and the next
+			// start carries it.
+		}
+	}
 }
 
 // onEnd cuts a sandbox that is ending off from its users.

@@ -204,13 +204,15 @@ func (m *machine) leave(srv *http.Server, gw *gateway.Gateway, kill bool, log *s
 	fmt.Fprintln(os.Stdout, "\nstopping")
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	if kill {
-		m.killAll(drain, log)
-	}
 	if err := srv.Shutdown(drain); err != nil {
 		// Streams and terminals last as long as their clients: cut them.
 		gw.Close()
 		_ = srv.Close()
+	}
+	if kill { // nobody can make another now
+		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		m.killAll(ctx, log)
 	}
 	n, err := m.living()
 	if err != nil {

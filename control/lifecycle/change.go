@@ -73,8 +73,12 @@ func (m *Manager) settle(ctx context.Context, sb hutch.Sandbox) (hutch.Sandbox, 
 	case err != nil:
 		return now, &hutch.Error{Kind: hutch.Unavailable, Op: op, Err: err,
 			Msg: fmt.Sprintf("The sandbox is not %s yet; the order stands and is being carried out", sb.Want)}
-	case now.Is == sb.Want:
+	case now.Is == sb.Want && f.Err == "":
 		return now, nil
+	case now.Is == sb.Want:
+		m.cfg.Log.Error("not everything is given back yet", "sandbox", sb.ID, "is", now.Is, "err", f.Err)
+		return now, &hutch.Error{Kind: hutch.Unavailable, Op: op, Err: errors.New(f.Err),
+			Msg: fmt.Sprintf("The sandbox is %s, but not everything it held is given back yet; that goes on by itself", sb.Want)}
 	case !now.Alive():
 		return now, dead(now)
 	}

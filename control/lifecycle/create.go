@@ -125,9 +125,11 @@ func (m *Manager) takeBack(ctx context.Context, r CreateRequest, sb hutch.Sandbo
 	const op = "lifecycle.Create"
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*killTime)
 	defer cancel()
-	err := m.endAny(undo, sb.ID, hutch.ByFailure)
-	if err != nil {
+	if err := m.endAny(undo, sb.ID, hutch.ByFailure); err != nil {
 		m.cfg.Log.Error("failed create not taken back yet", "sandbox", sb.ID, "err", err)
+		// Not a 5xx, which says that nothing is left and is asked for again.
+		return &hutch.Error{Kind: hutch.Conflict, Op: op, Err: errors.Join(cause, err),
+			Msg: "The sandbox could not be started, and what there is of it is still being taken back: try again in a moment"}
 	}
 	if r.IdempotencyKey != "" {
 		if e := m.cfg.Store.ForgetIdempotent(undo, r.Org, r.IdempotencyKey); e != nil {
@@ -163,6 +165,14 @@ func (m *Manager) repeated(ctx context.Context, r CreateRequest) (hutch.Sandbox,
 	sb, err := m.settled(ctx, r.Org, id)
 	if err != nil {
 		return hutch.Sandbox{}, true, err
+	}
+	if sb.Is == hutch.Creating && sb.Alive() {
+		return hutch.Sandbox{}, true, &hutch.Error{Kind: hutch.Unavailable, Op: op,
+			Msg: "The first request with this Idempotency-Key was cut off and is being taken back: try again"}
+	}
+	if !sb.Alive() && sb.Why == hutch.ByFailure {
+		// It was never anybody's: the key makes a new one.
+		return hutch.Sandbox{}, false, m.cfg.Store.ForgetIdempotent(ctx, r.Org, r.IdempotencyKey)
 	}
 	if !sb.Alive() {
 		return hutch.Sandbox{}, true, &hutch.Error{Kind: hutch.Conflict, Op: op,

@@ -56,8 +56,9 @@ type Manager struct {
 	turns chan struct{}  // limits what is carried in the background at once
 
 	mu       sync.Mutex
-	carrying map[hutch.SandboxID]int       // orders under way, which the reconciler leaves alone
-	expiries map[hutch.SandboxID]time.Time // of the newest token: every next one is later
+	carrying map[hutch.SandboxID]int        // orders under way, which the reconciler leaves alone
+	untold   map[hutch.SandboxID]hutch.Fact // news that could not be recorded yet
+	expiries map[hutch.SandboxID]time.Time  // of the newest token: every next one is later
 }
 
 const (
@@ -98,6 +99,7 @@ func New(cfg Config) *Manager {
 		wake:     make(chan struct{}, 1),
 		turns:    make(chan struct{}, killsAtOnce),
 		carrying: map[hutch.SandboxID]int{},
+		untold:   map[hutch.SandboxID]hutch.Fact{},
 		expiries: map[hutch.SandboxID]time.Time{},
 	}
 }
@@ -117,7 +119,11 @@ func (m *Manager) carry(ctx context.Context, sb hutch.Sandbox, o hutch.Order) (h
 	rec, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
 	defer cancel()
 	now, err := m.record(rec, f)
-	return now, f, err
+	if err != nil {
+		m.kick()
+		return sb, f, err
+	}
+	return now, f, nil
 }
 
 // record writes a fact down and lets go of what a dead sandbox held here.
@@ -145,8 +151,10 @@ func (m *Manager) order(sb hutch.Sandbox) hutch.Order {
 // News takes a fact that no order asked for: a sandbox that ended by itself.
 func (m *Manager) News(ctx context.Context, f hutch.Fact) {
 	if _, err := m.record(ctx, f); err != nil {
-		// The next start learns of it from the host's inventory at the latest.
-		m.cfg.Log.Error("news not recorded", "sandbox", f.ID, "is", f.Is, "err", err)
+		m.cfg.Log.Error("news not recorded yet", "sandbox", f.ID, "is", f.Is, "err", err)
+		m.mu.Lock()
+		m.untold[f.ID] = f
+		m.mu.Unlock()
 	}
 	if f.Is == hutch.Gone || f.Is == hutch.Failed {
 		m.cfg.OnEnd(f.ID) // after the row: nobody finds the way back in
@@ -165,6 +173,13 @@ func (m *Manager) finish(id hutch.SandboxID) {
 	if m.carrying[id]--; m.carrying[id] == 0 {
 		delete(m.carrying, id)
 	}
+}
+
+// alone reports whether whoever asks is the only one who carries an order of id.
+func (m *Manager) alone(id hutch.SandboxID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.carrying[id] == 1
 }
 
 func (m *Manager) busy(id hutch.SandboxID) bool {

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,7 +52,10 @@ func (m *Manager) adopt(ctx context.Context, sb hutch.Sandbox, f hutch.Fact, the
 		_, err := m.record(ctx, hutch.Fact{ID: sb.ID, Host: sb.Host, Gen: sb.Gen, Is: hutch.Gone, Why: why, At: time.Now()})
 		return err
 	case sb.Is == hutch.Creating && sb.Want == hutch.Running:
-		// Its client never got an answer.
+		// Its client never got an answer, and must not find it by repeating.
+		if _, _, err := m.cfg.Store.OrderAny(ctx, sb.ID, hutch.Gone, hutch.ByFailure); err != nil {
+			return err
+		}
 		m.background(func(ctx context.Context) { m.finishKill(ctx, sb.ID, hutch.ByFailure) })
 		return nil
 	}
@@ -140,6 +145,9 @@ func (m *Manager) reap(ctx context.Context) error {
 }
 
 func (m *Manager) expire(ctx context.Context, sb hutch.Sandbox) {
+	if now, err := m.cfg.Store.Find(ctx, sb.ID); err != nil || !now.Alive() || now.Deadline.IsZero() || now.Deadline.After(time.Now()) {
+		return // it got more time, or ended, since it was looked at
+	}
 	if sb.OnTimeout == hutch.Gone || sb.Is == hutch.Failed {
 		m.finishKill(ctx, sb.ID, hutch.ByTimeout)
 		return
@@ -162,6 +170,7 @@ func (m *Manager) expire(ctx context.Context, sb hutch.Sandbox) {
 // reconcile carries the orders that nobody is carrying: those of an earlier
 // run, and those whose host could not be reached.
 func (m *Manager) reconcile(ctx context.Context) error {
+	m.retell(ctx)
 	unmet, err := m.cfg.Store.Unmet(ctx)
 	if err != nil {
 		return err
@@ -173,6 +182,9 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		m.begin(sb.ID)
 		m.background(func(ctx context.Context) {
 			defer m.finish(sb.ID)
+			if now, err := m.cfg.Store.Find(ctx, sb.ID); err != nil || !m.alone(sb.ID) || now.Gen != sb.Gen || now.Is != sb.Is {
+				return // it went on since it was looked at
+			}
 			switch {
 			case sb.Want == hutch.Gone:
 				m.finishKill(ctx, sb.ID, sb.Why)
@@ -186,6 +198,22 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// retell records the news that could not be recorded when they came.
+func (m *Manager) retell(ctx context.Context) {
+	m.mu.Lock()
+	facts := slices.Collect(maps.Values(m.untold))
+	m.mu.Unlock()
+	for _, f := range facts {
+		if _, err := m.record(ctx, f); err != nil {
+			m.cfg.Log.Error("news not recorded yet", "sandbox", f.ID, "is", f.Is, "err", err)
+			continue
+		}
+		m.mu.Lock()
+		delete(m.untold, f.ID)
+		m.mu.Unlock()
+	}
 }
 
 // background carries something that no request waits for, when its turn comes.
