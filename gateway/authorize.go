@@ -67,7 +67,8 @@ func authorizeAgent(t *transit, creds []credential) error {
 		return &hutch.Error{Kind: hutch.NotFound, Op: "gateway", Msg: "No such path"} // the host's own talk with the agent
 	}
 	upgrade := t.in.Header.Get("Upgrade") != ""
-	public := !upgrade && (t.in.Method == http.MethodGet || t.in.Method == http.MethodHead) && slices.Contains(publicAgentPaths, t.path)
+	// Without a body: a stranger who withholds one would hold his place for ever.
+	public := !upgrade && t.in.ContentLength == 0 && (t.in.Method == http.MethodGet || t.in.Method == http.MethodHead) && slices.Contains(publicAgentPaths, t.path)
 
 	err = errNoToken
 	if len(creds) == 1 && creds[0].shaped {

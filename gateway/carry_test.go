@@ -358,22 +358,24 @@ func TestConnectionsAreNotShared(t *testing.T) {
 }
 
 func TestRequestsPerSandboxAreBounded(t *testing.T) {
-	const limit = 4
+	const limit, visitors = 4, 3 // the last place is the owner's
 	w := newWorld(t, func(c *Config) { c.MaxRequests = limit })
 	a, b := w.newGuest(), w.newGuest()
 	entered, leave := make(chan struct{}), make(chan struct{})
 	port := a.serve(0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { entered <- struct{}{}; <-leave }))
 	other := b.serve(0, &recorder{name: "b"})
 	var wg sync.WaitGroup
-	for range limit {
+	for range visitors {
 		wg.Go(func() { w.do("GET", a.host(port), "/", nil) })
 	}
-	for range limit {
+	for range visitors {
 		<-entered
 	}
 	if got := w.do("GET", a.host(port), "/", nil); got.status != 503 || got.header.Get("Retry-After") == "" {
 		t.Error(got)
 	}
+	wg.Go(func() { w.do("GET", a.host(port), "/", nil, "Authorization", "Bearer "+a.token()) })
+	<-entered // the owner is served all the same
 	if got := w.do("GET", b.host(other), "/", nil); got.body != "b" {
 		t.Error("a neighbour was refused", got)
 	}

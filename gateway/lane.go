@@ -121,7 +121,11 @@ func (g *Gateway) enter(t *transit) error {
 		l = newLane(t.id)
 		g.lanes[t.id] = l
 	}
-	if l.active >= g.cfg.MaxRequests {
+	limit := g.cfg.MaxRequests
+	if !t.proven {
+		limit -= limit / 4 // visitors do not take the last places of the owner
+	}
+	if l.active >= limit {
 		return refused("Too many requests to this sandbox are under way: try again")
 	}
 	l.active++
