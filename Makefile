@@ -73,7 +73,7 @@ GOTEST := $(TOOL) gotestsum --format=standard-quiet -- -race -count=1 -timeout=3
 .PHONY: prepared
 prepared: bin/hutch
 	@if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ]; then \
-	  $(MAKE) packages && bin/hutch template prepare --data '$(DATA)'; \
+	  $(MAKE) packages FOR_TESTS=1 && bin/hutch template prepare --data '$(DATA)'; \
 	else echo "SKIP: tests with real sandboxes need Linux and root"; fi
 
 .PHONY: fmt
@@ -106,6 +106,11 @@ packages:
 	command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || need+=(debootstrap); \
 	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need+=(debian-archive-keyring); \
 	[ -s /etc/ssl/certs/ca-certificates.crt ] || [ -s /etc/pki/tls/certs/ca-bundle.crt ] || need+=(ca-certificates); \
+	if [ -n '$(FOR_TESTS)' ]; then \
+	  command -v mkfs.erofs >/dev/null || need+=(erofs-utils); \
+	  command -v nft >/dev/null || need+=(nftables); \
+	  command -v curl >/dev/null || need+=(curl); \
+	fi; \
 	if [ $${#need[@]} -gt 0 ]; then \
 	  if ! command -v apt-get >/dev/null; then \
 	    echo "missing: $${need[*]}. Install them with your package manager, then run this again." >&2; exit 1; fi; \
